@@ -1,0 +1,167 @@
+"""The command line. Each command imports what it needs when it runs, so that `testorch --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+CONFIG = click.option(
+    "--config", "config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration file (TOML)."
+)
+DATABASE = click.option("--db", "db", metavar="PATH", help="Database path: overrides `storage.path`.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(f"testorch {version('testorch')}")
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+def cli() -> None:
+    """A test orchestration server: live state of every run, every event stored, nothing lost."""
+
+
+@cli.command()
+@CONFIG
+@DATABASE
+@click.option("--host", metavar="ADDRESS", help="Address to listen on: overrides the first transport's.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on: overrides the first transport's.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="What is written to standard error.",
+)
+def serve(config: Path | None, db: str | None, host: str | None, port: int | None, log_level: str) -> None:
+    """Run the server until Ctrl-C or SIGTERM."""
+    from testorch_core.cli.serving import serve as run
+
+    run(config, db=db, host=host, port=port, log_level=log_level)
+
+
+@cli.command()
+@CONFIG
+@DATABASE
+def check(config: Path | None, db: str | None) -> None:
+    """Load and check a configuration without opening anything."""
+    from testorch_core.cli.checking import check as run
+
+    run(config, db=db)
+
+
+@cli.command()
+@JSON
+def plugins(as_json: bool) -> None:
+    """List the plugins that are installed, and what is wrong with those that are broken."""
+    from testorch_core.cli.checking import plugins as run
+
+    run(as_json=as_json)
+
+
+@cli.command()
+@click.option("--keep/--no-keep", default=True, show_default=True, help="Keep the temporary folder.")
+def demo(keep: bool) -> None:
+    """Start a server, run a small pytest suite against it, show what arrived."""
+    from testorch_core.cli.demonstrating import demo as run
+
+    run(keep=keep)
+
+
+@cli.command()
+@CONFIG
+@DATABASE
+@JSON
+@click.option("--project", metavar="NAME", help="Only runs of this project.")
+@click.option("--status", metavar="STATUS", help="Only runs with this status.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
+def runs(**options: Any) -> None:
+    """List runs, the newest first."""
+    from testorch_core.cli.reading import runs as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("run")
+@CONFIG
+@DATABASE
+@JSON
+@click.option("--project", metavar="NAME", help="The run's project, where the id alone is not enough.")
+@click.option("--all", "show_all", is_flag=True, help="List every test, not only those that need a look.")
+def show(**options: Any) -> None:
+    """Show one run. RUN is its id, the beginning of it, or `latest`."""
+    from testorch_core.cli.reading import show as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("run")
+@click.option(
+    "--format", "format_name", required=True, metavar="NAME", help="A reporter that can render, such as junit."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here, not to standard output."
+)
+@CONFIG
+@DATABASE
+@JSON
+@click.option("--project", metavar="NAME", help="The run's project, where the id alone is not enough.")
+def export(**options: Any) -> None:
+    """Write one run as a document. With --json, say on standard output what was written."""
+    from testorch_core.cli.reading import export as run
+
+    run(**options)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point. Errors of ours become a message on standard error and their exit code, never a traceback."""
+    sys.exit(_guarded(lambda: cli.main(args=arguments, standalone_mode=False)))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    from testorch_core.errors import TestorchError
+
+    try:
+        command()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as failure:
+        failure.show()
+        return failure.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        return 141  # the reader of a pipe has gone: what `head` does to everybody
+    except TestorchError as failure:
+        return _told(failure)
+    except BaseExceptionGroup as group:
+        ours, others = group.split(TestorchError)
+        if ours is None or others is not None:
+            raise
+        return max(_told(failure) for failure in _flat(ours))
+    return 0
+
+
+def _told(failure: Any) -> int:
+    click.echo("\n".join(f"testorch: {line}" for line in str(failure).splitlines()), err=True)
+    return int(failure.exit_code)
+
+
+def _flat(group: BaseExceptionGroup[Any]) -> list[Any]:
+    return [
+        one
+        for inner in group.exceptions
+        for one in (_flat(inner) if isinstance(inner, BaseExceptionGroup) else [inner])
+    ]

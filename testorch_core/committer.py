@@ -1,0 +1,307 @@
+"""Group commit: whatever queued up while the last commit ran becomes the next one. No timer, no artificial delay.
+
+A lone event commits at once, a flood in large batches. Nothing is told to anybody before its commit has returned.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import trio
+
+from testorch_core.errors import (
+    BehindError,
+    DuplicatesError,
+    KnownEvent,
+    Refusal,
+    RefusedError,
+    StorageFailedError,
+)  # fmt: skip
+from testorch_core.events import RecordBatch, Source, WireEvent
+from testorch_core.fold import Draft
+from testorch_core.interfaces.storage import Commit, Cursor, EventStore, LockedLog
+from testorch_core.protocol import STORAGE_RETRY_MS
+from testorch_core.registry import RunRegistry
+from testorch_core.transaction import PlainId, Transaction
+
+Answer = TypeVar("Answer")
+
+CATCH_UP_EVENTS = 2_000
+
+
+class Item(ABC):
+    """Something that waits for a commit. `done` is set after it, when `failure` and the rest are final."""
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+        self.done = trio.Event()
+        self.failure: Refusal | None = None
+
+    @property
+    def weight(self) -> int:
+        """How many events it counts for in the queue."""
+        return 1
+
+    def runs(self) -> Iterable[str]:
+        """The runs that must be in memory before it is applied."""
+        return ()
+
+    def run_keys(self) -> Iterable[str]:
+        """The run keys that must be known before it is applied."""
+        return ()
+
+    @abstractmethod
+    def apply(self, transaction: Transaction) -> None:
+        """Write into the commit in the making. Applied anew to a new transaction when a commit is tried again."""
+
+    async def answer(self) -> None:
+        """Wait for the commit. Raises `RefusedError` when the item as a whole was refused. Cancelling stops only the wait."""
+        await self.done.wait()
+        if self.failure is not None:
+            raise RefusedError(self.failure)
+
+
+class Submission(Item):
+    """Plain events of one source for one run, with the hash of each one's content."""
+
+    def __init__(
+        self,
+        project: str,
+        run_id: str,
+        events: Sequence[tuple[WireEvent, bytes]],
+        *,
+        source: Source,
+        received_at: int,
+        implicit: bool = False,
+    ) -> None:
+        super().__init__(project)
+        self.run_id = run_id
+        self.events = events
+        self.refusals: list[Refusal] = []
+        self.source = source
+        self._received_at = received_at
+        self._implicit = implicit
+
+    @property
+    def weight(self) -> int:
+        return len(self.events)
+
+    def runs(self) -> Iterable[str]:
+        return (self.run_id,)
+
+    def apply(self, transaction: Transaction) -> None:
+        self.refusals = []
+        draft = transaction.draft(self.project, self.run_id) or self._open(transaction)
+        for wire, content_hash in self.events:
+            refusal = transaction.record(
+                self.project, draft, wire, content_hash, received_at=self._received_at, source=self.source
+            )
+            if refusal is not None:
+                self.refusals.append(refusal)
+
+    def _open(self, transaction: Transaction) -> Draft:
+        participant = self.source.stream or self.source.connection
+        payload: dict[str, Any] = {"participant": participant} | ({"implicit": True} if self._implicit else {})
+        return transaction.open(self.project, self.run_id, payload, source=self.source)
+
+
+class Decision(Item, Generic[Answer]):
+    """A decision of `lifecycle`, made in its place among the events; `result` is what it returned."""
+
+    def __init__(
+        self,
+        project: str,
+        decide: Callable[[Transaction], Answer],
+        *,
+        runs: Iterable[str] = (),
+        keys: Iterable[str] = (),
+    ) -> None:
+        super().__init__(project)
+        self._decide = decide
+        self._runs = tuple(runs)
+        self._keys = tuple(keys)
+        self.result: Answer | None = None
+
+    def runs(self) -> Iterable[str]:
+        return self._runs
+
+    def run_keys(self) -> Iterable[str]:
+        return self._keys
+
+    def apply(self, transaction: Transaction) -> None:
+        self.failure = None
+        try:
+            self.result = self._decide(transaction)
+        except RefusedError as refused:
+            self.failure = refused.refusal
+
+
+class Committer:
+    """Turns queued items into commits, one at a time, in the order of the queue.
+
+    `publish` is called after every commit with its batches, when the registry shows it already. `cursors` are saved
+    along with each commit.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        registry: RunRegistry,
+        *,
+        max_queued_events: int,
+        max_commit_events: int,
+        clock_ms: Callable[[], int],
+        new_id: Callable[[], str],
+        publish: Callable[[Sequence[RecordBatch]], None],
+        cursors: Callable[[], Sequence[Cursor]],
+        log: Any,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._max_queued = max_queued_events
+        self._max_commit = max_commit_events
+        self._clock_ms = clock_ms
+        self._new_id = new_id
+        self._publish = publish
+        self._cursors = cursors
+        self._log = log
+        self._queue: deque[Item] = deque()
+        self._queued = 0
+        self._arrived = trio.Event()
+        self._space = trio.lowlevel.ParkingLot()
+        self._heads: dict[str, int] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits for a commit and none is under way."""
+        return self._queued == 0
+
+    async def submit(self, item: Item) -> None:
+        """Queue an item; waits while the queue is full, which is how back-pressure reaches a client.
+
+        When cancelled while waiting, the item is not queued.
+        """
+        while self._queued and self._queued + item.weight > self._max_queued:
+            await self._space.park()
+        self._queue.append(item)
+        self._queued += item.weight
+        self._arrived.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit for ever. A store that raises what it may not raise ends it, and with it the server."""
+        self._heads = dict(await self._store.heads())
+        task_status.started()
+        while True:
+            await self._arrived.wait()
+            items = self._take()
+            # Shielded: what was taken is brought to its end and answered, even while the server is being cancelled;
+            # bounded, because the store bounds its own waits.
+            with trio.CancelScope(shield=True):
+                await self._commit(items)
+            for item in items:
+                item.done.set()
+            self._queued -= sum(item.weight for item in items)
+            self._space.unpark_all()
+            if not self._queue:
+                self._arrived = trio.Event()
+
+    def _take(self) -> list[Item]:
+        items: list[Item] = []
+        weight = 0
+        while self._queue and (not items or weight + self._queue[0].weight <= self._max_commit):
+            item = self._queue.popleft()
+            weight += item.weight
+            items.append(item)
+        return items
+
+    async def _commit(self, items: Sequence[Item]) -> None:
+        try:
+            for item in items:
+                for run_id in item.runs():
+                    if self._registry.get(item.project, run_id) is None:
+                        await self._registry.ensure(item.project, run_id)
+                for key in item.run_keys():
+                    await self._registry.ensure_key(item.project, key)
+            transaction, commit = await self._store_all(items)
+        except StorageFailedError as failure:
+            self._log.error("commit_failed", error=str(failure), items=len(items))
+            words = f"nothing was stored: {failure}"
+            refusal = Refusal("storage_failed", words, temporary=True, retry_after_ms=STORAGE_RETRY_MS)
+            for item in items:
+                item.failure = refusal
+            return
+        self._registry.publish(transaction.merge())
+        for part in commit.slices:
+            self._heads[part.project] = part.head
+        self._publish([batch for part in commit.slices for batch in part.batches])
+
+    async def _store_all(self, items: Sequence[Item]) -> tuple[Transaction, Commit]:
+        known: dict[PlainId, bytes] = {}
+        while True:
+            transaction, commit = self._build(items, known)
+            try:
+                if transaction.count:
+                    await self._store.append(commit)
+                return transaction, commit
+            except DuplicatesError as duplicates:
+                _learn(known, duplicates.known)
+            except BehindError:
+                return await self._store_locked(items, known)
+
+    async def _store_locked(self, items: Sequence[Item], known: dict[PlainId, bytes]) -> tuple[Transaction, Commit]:
+        """Another node was quicker: lock the heads first, read what was missed, and only then fold and append."""
+        projects = sorted({item.project for item in items})
+        while True:
+            async with self._store.locked(projects) as log:
+                for project in projects:
+                    await self._catch_up(log, project)
+                transaction, commit = self._build(items, known)
+                try:
+                    if transaction.count:
+                        await log.append(commit)
+                    return transaction, commit
+                except DuplicatesError as duplicates:
+                    _learn(known, duplicates.known)
+
+    async def _catch_up(self, log: LockedLog, project: str) -> None:
+        head = await log.head(project)
+        at = self._heads.get(project, 0)
+        while at < head:
+            batches = await log.read(project, after=at, limit=CATCH_UP_EVENTS)
+            for batch in batches:
+                self._registry.catch_up(batch)
+            at = batches[-1].last_offset
+            self._heads[project] = at
+            self._publish(batches)
+
+    def _build(self, items: Sequence[Item], known: dict[PlainId, bytes]) -> tuple[Transaction, Commit]:
+        transaction = Transaction(
+            self._registry, self._heads, known=known, now_ms=self._clock_ms(), new_id=self._new_id
+        )
+        for item in _grouped(items):
+            item.apply(transaction)
+        return transaction, transaction.commit(self._cursors())
+
+
+def _grouped(items: Sequence[Item]) -> Iterable[Item]:
+    """The items with the submissions of one source and run side by side, so that they share a record batch.
+
+    A decision is a barrier: nothing passes it in either direction. What one source sent keeps its order.
+    """
+    waiting: dict[tuple[str, str, Source], list[Submission]] = {}
+    for item in items:
+        if isinstance(item, Submission):
+            waiting.setdefault((item.project, item.run_id, item.source), []).append(item)
+            continue
+        yield from (one for group in waiting.values() for one in group)
+        waiting.clear()
+        yield item
+    yield from (one for group in waiting.values() for one in group)
+
+
+def _learn(known: dict[PlainId, bytes], stored: Iterable[KnownEvent]) -> None:
+    for one in stored:
+        known[one.project, one.run_id, one.event_id] = one.content_hash

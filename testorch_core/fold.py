@@ -1,0 +1,394 @@
+"""The fold: how events make a run's state. Pure; total over any JSON object, idempotent, and indifferent to disorder.
+
+A `Draft` is an overlay on a committed `RunState`: events are folded into it, and `merge` makes it the state once the
+commit has succeeded. A draft that is dropped leaves no trace, so the state is always that of the committed log.
+
+The laws (held by `tests/test_fold.py`): a client's event folded twice changes nothing; any interleaving of the clients'
+events that keeps each source's own order reaches the same state. Events of the server itself occur once, in log order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+import orjson
+
+from testorch_core import events as ev
+from testorch_core.errors import clip
+from testorch_core.events import RUNNING, SEVERITY, UNKNOWN, Source, WireEvent
+from testorch_core.runs import (
+    ACTIVE,
+    ENDED,
+    FOLD_VERSION,
+    LOST,
+    MAX_RUNNING_SHOWN,
+    Attempt,
+    ResultRow,
+    RunRow,
+    RunState,
+    RunStatus,
+    Standing,
+    standing,
+)  # fmt: skip
+from testorch_core.summary import summarize
+
+MAX_RUN_ERRORS = 20
+"""Errors outside any test that a run's status shows; the log has them all."""
+
+ATTEMPT_TYPES = frozenset({ev.TEST_START, ev.TEST_END, ev.TEST_OUTPUT, ev.TEST_ATTACHMENT, ev.STEP_START, ev.STEP_END})
+
+
+def _text(payload: Mapping[str, Any], key: str) -> str | None:
+    value = payload.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _whole(payload: Mapping[str, Any], key: str, least: int) -> int | None:
+    value = payload.get(key)
+    return value if type(value) is int and value >= least else None
+
+
+def _duration(payload: Mapping[str, Any]) -> float | None:
+    value = payload.get("durationMs")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and value is not None and 0 <= value < float("inf") else None
+
+
+def _participant(source: Source) -> str:
+    return source.stream or source.connection
+
+
+class Draft:
+    """What one commit would make of a run."""
+
+    __slots__ = ("_attempts", "_earlier", "_opened", "_touched", "base", "head")
+
+    def __init__(self, base: RunState) -> None:
+        self.base = base
+        self.head = base.head.copy()
+        self._attempts: dict[str, Attempt] = {}
+        self._earlier: dict[str, tuple[Attempt, ...]] = {}
+        self._opened: dict[str, Mapping[str, Any] | None] = {}
+        self._touched: dict[tuple[str, int], list[bytes | None]] = {}
+
+    # Reading through the overlay.
+
+    def last_attempt(self, test_id: str) -> Attempt | None:
+        """The test's last attempt, or None for a test of which nothing has been heard."""
+        return self._attempts.get(test_id) or self.base.attempts.get(test_id)
+
+    def earlier_attempts(self, test_id: str) -> tuple[Attempt, ...]:
+        earlier = self._earlier.get(test_id)
+        return self.base.earlier.get(test_id, ()) if earlier is None else earlier
+
+    def open_tests(self) -> Iterator[str]:
+        """The ids of the tests whose last attempt has not ended."""
+        kept = (test_id for test_id in self.base.open if test_id not in self._opened)
+        return chain(kept, (test_id for test_id, shown in self._opened.items() if shown is not None))
+
+    def with_attempt(self, wire: WireEvent) -> WireEvent:
+        """The event as it is to be stored: with its attempt's number, assigned here where the producer gave none.
+
+        A start after an ended attempt gets the next number; everything else belongs to the attempt that is last.
+        """
+        if wire["type"] not in ATTEMPT_TYPES:
+            return wire
+        payload = wire["payload"]
+        if "attempt" in payload:
+            return wire
+        test_id = _text(payload, "testId")
+        if test_id is None:
+            return wire
+        last = self.last_attempt(test_id)
+        number = last.number if last else 1
+        if last and last.ended_id is not None and wire["type"] == ev.TEST_START:
+            number += 1
+        return {**wire, "payload": {**payload, "attempt": number}}
+
+    # Folding.
+
+    def fold(self, wire: WireEvent, *, offset: int, received_at: int, source: Source) -> None:
+        """Take one event of the log into the draft. Never raises on any JSON object with the fields of an envelope."""
+        head = self.head
+        head.events += 1
+        head.last_offset = offset
+        if head.started_at is None:
+            head.started_at = received_at
+        kind = wire["type"]
+        if head.is_over and kind not in ev.SERVER_TYPES:
+            head.late += 1
+        folder = _FOLDERS.get(kind)
+        if folder is not None:
+            folder(self, wire, wire["payload"], received_at, source)
+
+    def _test_start(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        test_id = _text(payload, "testId")
+        if test_id is None:
+            return
+        number = _whole(payload, "attempt", 1) or 1
+        known = self._find(test_id, number)
+        if known is not None and known.started_id is not None and known.started_id >= wire["id"]:
+            return
+        attempt = known or Attempt(number)
+        attempt = attempt._replace(started_id=wire["id"], participant=_participant(source))
+        shown = {
+            "testId": test_id,
+            "testName": _text(payload, "testName") or test_id,
+            "attempt": number,
+            "startedAt": wire["timestamp"],
+            "workerId": _text(payload, "workerId"),
+        }
+        self._put(test_id, attempt, begin=payload, shown=shown)
+
+    def _test_end(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        test_id = _text(payload, "testId")
+        if test_id is None:
+            return
+        number = _whole(payload, "attempt", 1) or 1
+        known = self._find(test_id, number) or Attempt(number)
+        status = _status(payload, "status")
+        if known.ended_id is not None and known.status is not None:
+            if (SEVERITY[known.status], known.ended_id) >= (SEVERITY[status], wire["id"]):
+                return
+        ended = known._replace(
+            ended_id=wire["id"],
+            status=status,
+            ok=_is_ok(payload, status),
+            duration_ms=_duration(payload),
+        )
+        self._put(test_id, ended, end=payload)
+
+    def _run_plan(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        total = _whole(payload, "total", 0)
+        ids = payload.get("ids")
+        planned = total if total is not None else len(ids) if isinstance(ids, list) else 0
+        participant = _participant(source)
+        self.head.plans[participant] = max(planned, self.head.plans.get(participant, 0))
+
+    def _run_error(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        listed = payload.get("errors")
+        first = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else payload
+        message = _text(first, "message") or "an error outside any test"
+        errors = self.head.errors
+        errors[wire["id"]] = {"id": wire["id"], "type": _text(first, "type"), "message": clip(message, 500)}
+        if len(errors) > MAX_RUN_ERRORS:  # the least ids stay, whatever the order they came in
+            self.head.errors = dict(sorted(errors.items())[:MAX_RUN_ERRORS])
+
+    def _run_start(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        head = self.head
+        head.started_at = received_at
+        head.name = _text(payload, "name")
+        head.key = _text(payload, "key")
+        head.expect = _whole(payload, "expect", 1)
+        head.previous_run_id = _text(payload, "previousRunId")
+        head.implicit = payload.get("implicit") is True
+        metadata = payload.get("metadata")
+        head.metadata = metadata if isinstance(metadata, dict) else {}
+        self._run_join(wire, payload, received_at, source)
+
+    def _run_join(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        participant = _text(payload, "participant")
+        if participant is not None:
+            self._reconsider(lambda: self.head.participants.__setitem__(participant, ACTIVE))
+
+    def _run_leave(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        participant = _text(payload, "participant")
+        if participant is not None:
+            left_as = LOST if payload.get("reason") == LOST else ENDED
+            self._reconsider(lambda: self.head.participants.__setitem__(participant, left_as))
+
+    def _run_end(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        def end() -> None:
+            head = self.head
+            head.status = _text(payload, "status") or UNKNOWN
+            head.complete = payload.get("complete") is True
+            head.end_reason = _text(payload, "reason")
+            head.ended_at = received_at
+
+        if not self.head.is_over:
+            self._reconsider(end)
+
+    # Changing a test.
+
+    def _find(self, test_id: str, number: int) -> Attempt | None:
+        last = self.last_attempt(test_id)
+        if last is None or last.number == number:
+            return last
+        return next((one for one in self.earlier_attempts(test_id) if one.number == number), None)
+
+    def _put(
+        self,
+        test_id: str,
+        attempt: Attempt,
+        *,
+        begin: Mapping[str, Any] | None = None,
+        end: Mapping[str, Any] | None = None,
+        shown: Mapping[str, Any] | None = None,
+    ) -> None:
+        before = self._standing(test_id)
+        last = self.last_attempt(test_id)
+        if last is None or last.number == attempt.number:
+            self._attempts[test_id] = attempt
+        else:
+            others = {one.number: one for one in (*self.earlier_attempts(test_id), last, attempt)}
+            newest = others.pop(max(others))
+            self._attempts[test_id] = newest
+            self._earlier[test_id] = tuple(others[number] for number in sorted(others))
+            self._touch(test_id, last.number)
+            shown = shown if newest is attempt else None
+        if self._attempts[test_id].status is not None:
+            if test_id in self.base.open or test_id in self._opened:
+                self._opened[test_id] = None
+        elif shown is not None:
+            self._opened[test_id] = shown
+        self._touch(test_id, attempt.number, begin, end)
+        self._recount(test_id, before)
+
+    def _touch(
+        self, test_id: str, number: int, begin: Mapping[str, Any] | None = None, end: Mapping[str, Any] | None = None
+    ) -> None:
+        parts = self._touched.setdefault((test_id, number), [None, None])
+        if begin is not None:
+            parts[0] = orjson.dumps(begin)
+        if end is not None:
+            parts[1] = orjson.dumps(end)
+
+    def _standing(self, test_id: str) -> Standing | None:
+        last = self.last_attempt(test_id)
+        return None if last is None else self.standing_of(test_id, last)
+
+    def standing_of(self, test_id: str, last: Attempt) -> Standing:
+        return standing(last, self.earlier_attempts(test_id), interrupted=self._is_cut_off(last))
+
+    def _is_cut_off(self, attempt: Attempt) -> bool:
+        head = self.head
+        return head.is_over or head.participants.get(attempt.participant or "") == LOST
+
+    def _recount(self, test_id: str, before: Standing | None) -> None:
+        after = self._standing(test_id)
+        if before == after:
+            return
+        head = self.head
+        for stand, step in ((before, -1), (after, 1)):
+            if stand is None:
+                head.tests += 1
+                continue
+            head.counts[stand.bucket] = head.counts.get(stand.bucket, 0) + step
+            head.flaky += step * stand.flaky
+            head.unexpected += step * stand.unexpected
+
+    def _reconsider(self, change: Callable[[], None]) -> None:
+        """Make a change that may interrupt or heal the open tests, and count again those that it touched."""
+        before = {test_id: self._standing(test_id) for test_id in self.open_tests()}
+        change()
+        for test_id, stood in before.items():
+            last = self.last_attempt(test_id)
+            if last is not None and self.standing_of(test_id, last) != stood:
+                self._touch(test_id, last.number)
+                self._recount(test_id, stood)
+
+    # What a commit takes from the draft.
+
+    def result_rows(self) -> list[ResultRow]:
+        """The attempts that changed, each as it is to be stored."""
+        return [self._row(test_id, number, *parts) for (test_id, number), parts in self._touched.items()]
+
+    def _row(self, test_id: str, number: int, begin: bytes | None, end: bytes | None) -> ResultRow:
+        attempt = self._find(test_id, number)
+        assert attempt is not None, "an attempt was touched that is not there"
+        final = self.last_attempt(test_id) is attempt
+        stand = self.standing_of(test_id, attempt) if final else None
+        cut_off = ev.INTERRUPTED if self._is_cut_off(attempt) else RUNNING
+        return ResultRow(
+            run_id=self.base.run_id,
+            test_id=test_id,
+            attempt=number,
+            final=final,
+            status=attempt.status or cut_off,
+            ok=attempt.ok if attempt.status is not None else None,
+            outcome=stand.outcome if stand else None,
+            duration_ms=attempt.duration_ms,
+            begin=begin,
+            end=end,
+        )
+
+    def merge(self) -> RunState:
+        """Make the draft the state of the run, after its commit; returns that state. The draft is spent."""
+        base = self.base
+        base.head = self.head
+        base.attempts.update(self._attempts)
+        base.earlier.update(self._earlier)
+        for test_id, shown in self._opened.items():
+            if shown is None:
+                base.open.pop(test_id, None)
+            else:
+                base.open[test_id] = shown
+        return base
+
+    def preview(self) -> RunState:
+        """The state as `merge` would make it, without touching the base; shares the untouched attempts with it."""
+        state = RunState(self.base.project, self.base.run_id)
+        state.head = self.head
+        state.attempts = self.base.attempts | self._attempts
+        state.earlier = self.base.earlier | self._earlier
+        state.open = {test_id: shown for test_id, shown in (self.base.open | self._opened).items() if shown is not None}
+        return state
+
+    def run_row(self) -> RunRow:
+        """The run's row for this commit. Costs time in the number of tests only for a run that is over."""
+        picture = RunState(self.base.project, self.base.run_id)
+        picture.head = self.head
+        picture.open = dict(islice(self._open_now(), MAX_RUNNING_SHOWN))
+        return row_of(picture.status(), summary=summarize(self.preview()) if self.head.is_over else None)
+
+    def _open_now(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for test_id in self.open_tests():
+            shown = self._opened.get(test_id) or self.base.open.get(test_id)
+            if shown is not None:
+                yield test_id, shown
+
+
+def row_of(status: RunStatus, *, summary: bytes | None) -> RunRow:
+    """A run's row from its status."""
+    return RunRow(
+        project=status.project,
+        run_id=status.run_id,
+        key=status.key,
+        status=status.status,
+        started_at=status.started_at or 0,
+        ended_at=status.ended_at,
+        last_offset=status.offset,
+        fold_version=FOLD_VERSION,
+        document=orjson.dumps(status.payload()),
+        summary=summary,
+    )
+
+
+def _status(payload: Mapping[str, Any], key: str) -> str:
+    word = payload.get(key)
+    return word if isinstance(word, str) and word in SEVERITY else UNKNOWN
+
+
+def _is_ok(payload: Mapping[str, Any], status: str) -> bool:
+    said = payload.get("ok")
+    if isinstance(said, bool):
+        return said
+    expected = payload.get("expectedStatus")
+    return status == (expected if isinstance(expected, str) and expected in SEVERITY else ev.PASSED) or status in (
+        ev.SKIPPED,
+        ev.TODO,
+    )
+
+
+_FOLDERS: dict[str, Callable[[Draft, WireEvent, Mapping[str, Any], int, Source], None]] = {
+    ev.TEST_START: Draft._test_start,
+    ev.TEST_END: Draft._test_end,
+    ev.RUN_PLAN: Draft._run_plan,
+    ev.RUN_ERROR: Draft._run_error,
+    ev.RUN_START: Draft._run_start,
+    ev.RUN_JOIN: Draft._run_join,
+    ev.RUN_LEAVE: Draft._run_leave,
+    ev.RUN_END: Draft._run_end,
+}

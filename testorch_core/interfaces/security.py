@@ -1,0 +1,97 @@
+"""The security family: who may come in, what may come in, and how it may be changed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from testorch_core.errors import Problem
+from testorch_core.events import WireEvent
+from testorch_core.interfaces.plugin import Plugin
+from testorch_core.interfaces.transport import Handshake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who is on a connection. `projects` bounds what it may touch; None means all."""
+
+    name: str
+    scopes: frozenset[str] = frozenset({"ingest", "observe"})
+    projects: frozenset[str] | None = None
+
+
+ANONYMOUS = Principal(name="anonymous")
+"""Whoever connects where no policy authenticates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRequest:
+    """One message that asks to be admitted: its type, what it is about, and how much it brings."""
+
+    principal: Principal
+    handshake: Handshake
+    action: str
+    project: str
+    run_id: str | None = None
+    events: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The message may pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The message may pass after a wait; the session waits, and reads nothing meanwhile."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The message is refused with an `error`; with `retry_after_ms` the refusal is temporary."""
+
+    code: str
+    reason: str
+    retry_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The connection is closed with a WebSocket close code of 4000 to 4999, or 1008 to 1013."""
+
+    code: int
+    reason: str = ""
+
+
+Admission = Allow | Delay | Refuse | Close
+ALLOW = Allow()
+
+
+class SecurityPolicy(Plugin):
+    """Implements what it is about and inherits the rest. All policies must agree; the first refusal counts.
+
+    The methods decide at once: they are synchronous or do not wait long, raise nothing, and change nothing but counters
+    of their own. A policy that raises stops the server: it fails closed.
+    """
+
+    authenticates: bool = False
+    """True for a policy that knows principals; where none does, everybody is `ANONYMOUS`."""
+
+    async def authenticate(self, handshake: Handshake) -> Principal | None:
+        """Who this is, or None if this policy doesn't know. Asked in the order of the configuration."""
+        return None
+
+    def admit(self, request: AccessRequest) -> Admission:
+        """Whether a message may pass now. Asked once a message, before its contents are looked at."""
+        return ALLOW
+
+    def validate(self, event: WireEvent) -> Sequence[Problem]:
+        """What is wrong inside an event whose envelope is right; empty for a good one. Must not change it."""
+        return ()
+
+    def amend(self, event: WireEvent) -> WireEvent:
+        """The event as it is to be stored; the same object where nothing changes. `id`, `type`, `runId` must stay."""
+        return event

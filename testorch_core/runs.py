@@ -1,0 +1,351 @@
+"""What is known of a run: its state as the fold keeps it, and the frozen forms in which it is stored and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from testorch_core.events import (
+    ERROR,
+    FAILED,
+    INTERRUPTED,
+    PASSED,
+    RUNNING,
+    SEVERITY,
+    SKIPPED,
+    TIMED_OUT,
+    TODO,
+)  # fmt: skip
+
+FOLD_VERSION: Final = 1
+"""Rises with every change that makes the fold reach another state from the same log."""
+
+EXPECTED_FAILED: Final = "expectedFailed"
+BUCKETS: Final = ("queued", RUNNING, *SEVERITY, EXPECTED_FAILED)
+MAX_RUNNING_SHOWN: Final = 100
+
+ACTIVE: Final = "active"
+ENDED: Final = "ended"
+LOST: Final = "lost"
+
+
+class Attempt(NamedTuple):
+    """One attempt of one test. `status` is None while it runs; `participant` is who started it."""
+
+    number: int
+    started_id: str | None = None
+    ended_id: str | None = None
+    status: str | None = None
+    ok: bool = True
+    duration_ms: float | None = None
+    participant: str | None = None
+
+
+class Standing(NamedTuple):
+    """Where a test stands in the counts: its one bucket, and the two marks that are counted beside it."""
+
+    bucket: str
+    outcome: str | None
+
+    @property
+    def flaky(self) -> bool:
+        return self.outcome == "flaky"
+
+    @property
+    def unexpected(self) -> bool:
+        return self.outcome == "unexpected"
+
+
+def standing(last: Attempt, earlier: Iterable[Attempt], *, interrupted: bool) -> Standing:
+    """The roll-up over a test's attempts; `interrupted` says whether an attempt that is still open will not go on."""
+    if last.status is None:
+        return Standing(INTERRUPTED, "unexpected") if interrupted else Standing(RUNNING, None)
+    if not last.ok:
+        # A pass that was not expected fails the run, so it is counted with what failed.
+        return Standing(FAILED if last.status in (PASSED, SKIPPED, TODO) else last.status, "unexpected")
+    if last.status == PASSED and any(one.status is not None and not one.ok for one in earlier):
+        return Standing(PASSED, "flaky")
+    if last.status in (FAILED, ERROR, TIMED_OUT):
+        return Standing(EXPECTED_FAILED, "expected")
+    return Standing(last.status, "skipped" if last.status in (SKIPPED, TODO) else "expected")
+
+
+@dataclass(slots=True)
+class RunHead:
+    """The facts and counters of a run: everything but its tests. A draft works on a copy of it."""
+
+    name: str | None = None
+    key: str | None = None
+    expect: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    previous_run_id: str | None = None
+    implicit: bool = False
+    status: str = RUNNING
+    complete: bool = False
+    end_reason: str | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    participants: dict[str, str] = field(default_factory=dict)
+    plans: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    tests: int = 0
+    flaky: int = 0
+    unexpected: int = 0
+    late: int = 0
+    events: int = 0
+    last_offset: int = 0
+
+    def copy(self) -> RunHead:
+        """A head of its own, sharing only what is never changed in place."""
+        return replace(
+            self,
+            participants=dict(self.participants),
+            plans=dict(self.plans),
+            errors=dict(self.errors),
+            counts=dict(self.counts),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        return self.status != RUNNING
+
+    @property
+    def queued(self) -> int:
+        """Planned tests of which nothing has been heard."""
+        return max(0, sum(self.plans.values()) - self.tests)
+
+
+class RunState:
+    """A run as the committed log tells it. Only `Draft.merge` changes it."""
+
+    __slots__ = ("attempts", "earlier", "head", "open", "project", "run_id")
+
+    def __init__(self, project: str, run_id: str) -> None:
+        self.project = project
+        self.run_id = run_id
+        self.head = RunHead()
+        self.attempts: dict[str, Attempt] = {}
+        """The last attempt of every test, by `testId`."""
+        self.earlier: dict[str, tuple[Attempt, ...]] = {}
+        """The attempts before the last one, of the tests that have any."""
+        self.open: dict[str, Mapping[str, Any]] = {}
+        """What is shown of the tests whose last attempt has not ended, by `testId`."""
+
+    def status(self) -> RunStatus:
+        """An immutable picture of the run as it is now."""
+        head = self.head
+        counts = {bucket: head.counts.get(bucket, 0) for bucket in BUCKETS}
+        counts["queued"] = head.queued
+        running = () if head.is_over else tuple(islice(self.open.values(), MAX_RUNNING_SHOWN))
+        return RunStatus(
+            run_id=self.run_id,
+            project=self.project,
+            name=head.name,
+            key=head.key,
+            status=head.status,
+            complete=head.complete,
+            end_reason=head.end_reason,
+            started_at=head.started_at,
+            ended_at=head.ended_at,
+            counts={"total": sum(counts.values()), **counts, "flaky": head.flaky, "late": head.late},
+            running=running,
+            participants=tuple({"id": name, "state": state} for name, state in head.participants.items()),
+            metadata=head.metadata,
+            previous_run_id=head.previous_run_id,
+            errors=tuple(head.errors.values()),
+            events=head.events,
+            offset=head.last_offset,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """A run at one offset of its project's log. Times are milliseconds since the epoch, by the server's clock."""
+
+    run_id: str
+    project: str
+    name: str | None
+    key: str | None
+    status: str
+    complete: bool
+    end_reason: str | None
+    started_at: int | None
+    ended_at: int | None
+    counts: Mapping[str, int]
+    running: tuple[Mapping[str, Any], ...]
+    participants: tuple[Mapping[str, Any], ...]
+    metadata: Mapping[str, Any]
+    previous_run_id: str | None
+    errors: tuple[Mapping[str, Any], ...]
+    events: int
+    offset: int
+
+    @property
+    def is_over(self) -> bool:
+        return self.status != RUNNING
+
+    @property
+    def duration_ms(self) -> int | None:
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return max(0, self.ended_at - self.started_at)
+
+    def payload(self) -> dict[str, Any]:
+        """The status as the wire carries it; a new object at every call."""
+        body: dict[str, Any] = {
+            "runId": self.run_id,
+            "project": self.project,
+            "name": self.name,
+            "status": self.status,
+            "complete": self.complete,
+            "startedAt": self.started_at,
+            "endedAt": self.ended_at,
+            "durationMs": self.duration_ms,
+            "counts": dict(self.counts),
+            "running": [dict(test) for test in self.running],
+            "participants": [dict(one) for one in self.participants],
+            "metadata": dict(self.metadata),
+            "events": self.events,
+            "offset": self.offset,
+        }
+        optional = {
+            "key": self.key,
+            "endReason": self.end_reason,
+            "previousRunId": self.previous_run_id,
+            "errors": list(self.errors),
+        }
+        return body | {key: value for key, value in optional.items() if value}
+
+    @classmethod
+    def from_payload(cls, body: Mapping[str, Any]) -> RunStatus:
+        """The inverse of `payload`."""
+        return cls(
+            run_id=body["runId"],
+            project=body["project"],
+            name=body["name"],
+            key=body.get("key"),
+            status=body["status"],
+            complete=body["complete"],
+            end_reason=body.get("endReason"),
+            started_at=body["startedAt"],
+            ended_at=body["endedAt"],
+            counts=body["counts"],
+            running=tuple(body["running"]),
+            participants=tuple(body["participants"]),
+            metadata=body["metadata"],
+            previous_run_id=body.get("previousRunId"),
+            errors=tuple(body.get("errors", ())),
+            events=body["events"],
+            offset=body["offset"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """A run as a store keeps it: the columns that queries need, and the whole status as JSON.
+
+    `summary` is JSON too (duration histogram, slowest and flaky tests), made when the run is over, else None.
+    """
+
+    project: str
+    run_id: str
+    key: str | None
+    status: str
+    started_at: int
+    ended_at: int | None
+    last_offset: int
+    fold_version: int
+    document: bytes
+    summary: bytes | None = None
+
+    def run_status(self) -> RunStatus:
+        return RunStatus.from_payload(orjson.loads(self.document))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRow:
+    """One attempt as a store keeps it. `begin` and `end` are the payloads of its start and end event as JSON.
+
+    In an upsert a `begin` or `end` of None leaves what is stored; every other field replaces it.
+    """
+
+    run_id: str
+    test_id: str
+    attempt: int
+    final: bool
+    status: str
+    ok: bool | None
+    outcome: str | None
+    duration_ms: float | None
+    begin: bytes | None = None
+    end: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One attempt as readers see it: the verdict, and all that its start and its end said (`details`, the end wins)."""
+
+    project: str
+    run_id: str
+    test_id: str
+    attempt: int
+    final: bool
+    status: str
+    ok: bool | None
+    outcome: str | None
+    duration_ms: float | None
+    details: Mapping[str, Any]
+
+    @classmethod
+    def from_row(cls, project: str, row: ResultRow) -> Result:
+        details: dict[str, Any] = {}
+        for part in (row.begin, row.end):
+            details |= orjson.loads(part) if part is not None else {}
+        return cls(
+            project=project,
+            run_id=row.run_id,
+            test_id=row.test_id,
+            attempt=row.attempt,
+            final=row.final,
+            status=row.status,
+            ok=row.ok,
+            outcome=row.outcome,
+            duration_ms=row.duration_ms,
+            details=details,
+        )
+
+    @property
+    def name(self) -> str:
+        """What to call the test: its name as given, else its id."""
+        name = self.details.get("testName")
+        return name if isinstance(name, str) and name else self.test_id
+
+    @property
+    def errors(self) -> tuple[Mapping[str, Any], ...]:
+        """What went wrong, in the producer's order; empty for anything that is not a list of objects."""
+        errors = self.details.get("errors")
+        return tuple(one for one in errors if isinstance(one, dict)) if isinstance(errors, list) else ()
+
+    def text(self, key: str) -> str | None:
+        """A detail if it is a string."""
+        value = self.details.get(key)
+        return value if isinstance(value, str) else None
+
+    def payload(self) -> dict[str, Any]:
+        """The result as queries answer it: the details, overruled by the verdict."""
+        verdict = {
+            "runId": self.run_id,
+            "testId": self.test_id,
+            "attempt": self.attempt,
+            "final": self.final,
+            "status": self.status,
+            "ok": self.ok,
+            "outcome": self.outcome,
+            "durationMs": self.duration_ms,
+        }
+        return {**self.details, **verdict}

@@ -1,0 +1,112 @@
+"""The log's readers' side: the newest batches in memory, older ones from the store, and a word when there is more."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from testorch_core.events import RecordBatch, RecordedEvent
+from testorch_core.interfaces.storage import EventStore, ResultFilter
+from testorch_core.runs import Result, RunStatus
+
+TAIL_BYTES: Final = 8 * 1024 * 1024
+"""How much of a project's newest log is kept in memory for readers that keep up."""
+
+PAGE_EVENTS: Final = 1_000
+
+
+class _Window:
+    """The newest batches of one project, bounded in bytes."""
+
+    def __init__(self) -> None:
+        self.batches: deque[RecordBatch] = deque()
+        self.size = 0
+
+    def add(self, batch: RecordBatch) -> None:
+        self.batches.append(batch)
+        self.size += len(batch.body)
+        while self.size > TAIL_BYTES and len(self.batches) > 1:
+            self.size -= len(self.batches.popleft().body)
+
+
+class LogTail:
+    """What readers with a cursor read: nothing is dropped for a slow one, and nothing waits for one."""
+
+    def __init__(self, store: EventStore, heads: Mapping[str, int]) -> None:
+        self._store = store
+        self._heads = dict(heads)
+        self._windows: dict[str, _Window] = {}
+        self._grown = trio.Event()
+
+    @property
+    def heads(self) -> Mapping[str, int]:
+        """The last committed offset of every project."""
+        return self._heads
+
+    def publish(self, batches: Sequence[RecordBatch]) -> None:
+        """Make committed batches visible and wake the readers."""
+        for batch in batches:
+            self._windows.setdefault(batch.project, _Window()).add(batch)
+            self._heads[batch.project] = batch.last_offset
+        if batches:
+            self._grown.set()
+            self._grown = trio.Event()
+
+    def growth(self) -> trio.Event:
+        """An event that is set by the next `publish`. Take it before looking at `heads`, and nothing is missed."""
+        return self._grown
+
+    async def read(self, project: str, *, after: int) -> Sequence[RecordBatch]:
+        """The next page of batches that end after an offset; empty at the head."""
+        if after >= self._heads.get(project, 0):
+            return ()
+        window = self._windows.get(project)
+        if window is None or window.batches[0].first_offset > after + 1:
+            return await self._store.read(project, after=after, limit=PAGE_EVENTS)
+        page: list[RecordBatch] = []
+        count = 0
+        for batch in window.batches:
+            if batch.last_offset > after and count < PAGE_EVENTS:
+                page.append(batch)
+                count += batch.count
+        return page
+
+
+class StoredRun:
+    """`RunReader` over a store: pages through one run, whatever its size."""
+
+    def __init__(self, store: EventStore, status: RunStatus) -> None:
+        self._store = store
+        self._status = status
+
+    @property
+    def status(self) -> RunStatus:
+        return self._status
+
+    async def results(self, *, final_only: bool = False) -> AsyncIterator[Result]:
+        where, cursor = ResultFilter(final_only=final_only), None
+        while True:
+            page = await self._store.results(
+                self._status.project, self._status.run_id, where, limit=PAGE_EVENTS, cursor=cursor
+            )
+            for row in page.rows:
+                yield Result.from_row(self._status.project, row)
+            if page.next is None:
+                return
+            cursor = page.next
+
+    async def events(self) -> AsyncIterator[RecordedEvent]:
+        after = 0
+        while True:
+            batches = await self._store.read(
+                self._status.project, after=after, limit=PAGE_EVENTS, run_id=self._status.run_id
+            )
+            if not batches:
+                return
+            for batch in batches:
+                for event in batch.events():
+                    yield event
+            after = batches[-1].last_offset

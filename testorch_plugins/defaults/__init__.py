@@ -1,0 +1,1 @@
+"""The configurations that this distribution offers through the entry point `testorch.defaults`."""

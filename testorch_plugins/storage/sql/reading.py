@@ -1,0 +1,215 @@
+"""The queries of the SQL stores. Synchronous: they run in a reader's thread, each in a transaction that ends with it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import zstandard
+from sqlalchemy import Connection, Row, Select, and_, or_, select, tuple_
+
+from testorch_core.events import RecordBatch, Source
+from testorch_core.interfaces.storage import Page, ResultFilter, RunFilter, StreamRow
+from testorch_core.runs import ResultRow, RunRow
+from testorch_plugins.storage.sql.tables import batches, cursors, projects, results, runs, streams
+from testorch_plugins.storage.sql.writing import ZSTD, history_key
+
+_MAX_BATCH_BYTES = 256 * 1024 * 1024
+
+
+def heads(connection: Connection) -> dict[str, int]:
+    return {row.name: row.head for row in connection.execute(select(projects.c.name, projects.c.head))}
+
+
+def head(connection: Connection, project: str) -> int:
+    return connection.execute(select(projects.c.head).where(projects.c.name == project)).scalar_one_or_none() or 0
+
+
+def read(connection: Connection, project: str, *, after: int, limit: int, run_id: str | None) -> list[RecordBatch]:
+    query = (
+        select(batches, runs.c.run_id)
+        .join(projects, projects.c.id == batches.c.project_id)
+        .outerjoin(runs, runs.c.id == batches.c.run)
+        .where(projects.c.name == project, batches.c.last_offset > after)
+        .order_by(batches.c.last_offset)
+        .limit(limit)  # a batch holds at least one event, so no more rows than events are needed
+    )
+    if run_id is not None:
+        query = query.where(runs.c.run_id == run_id)
+    found: list[RecordBatch] = []
+    count = 0
+    for row in connection.execute(query):
+        found.append(_batch(project, row))
+        count += found[-1].count
+        if count >= limit:
+            break
+    return found
+
+
+def _batch(project: str, row: Row[Any]) -> RecordBatch:
+    body = row.body
+    if row.encoding == ZSTD:
+        body = zstandard.ZstdDecompressor().decompress(body, max_output_size=_MAX_BATCH_BYTES)
+    return RecordBatch(
+        project=project,
+        first_offset=row.first_offset,
+        count=row._mapping["count"],
+        run_id=row.run_id,
+        source=Source.decode(row.source),
+        received_at=row.received_at,
+        body=bytes(body),
+        last_seq=row.last_seq,
+    )
+
+
+_run_query = select(runs, projects.c.name.label("project")).join(projects, projects.c.id == runs.c.project_id)
+
+
+def run(connection: Connection, project: str, run_id: str) -> RunRow | None:
+    query = _run_query.where(projects.c.name == project, runs.c.run_id == run_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _run(row)
+
+
+def _run(row: Row[Any]) -> RunRow:
+    return RunRow(
+        project=row.project,
+        run_id=row.run_id,
+        key=row.key,
+        status=row.status,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        last_offset=row.last_offset,
+        fold_version=row.fold_version,
+        document=row.document,
+        summary=row.summary,
+    )
+
+
+def run_page(connection: Connection, where: RunFilter, *, limit: int, cursor: str | None) -> Page[RunRow]:
+    query = _run_query.order_by(runs.c.started_at.desc(), runs.c.run_id.desc(), runs.c.id.desc())
+    wanted = ((projects.c.name, where.project), (runs.c.status, where.status), (runs.c.key, where.key))
+    for column, value in wanted:
+        if value is not None:
+            query = query.where(column == value)
+    if where.prefix is not None:
+        query = query.where(runs.c.run_id.startswith(where.prefix, autoescape=True))
+    if cursor is not None:
+        started_at, run_id, row_id = decode_cursor(cursor)
+        query = query.where(tuple_(runs.c.started_at, runs.c.run_id, runs.c.id) < tuple_(started_at, run_id, row_id))
+    rows = list(connection.execute(query.limit(limit + 1)))
+    return _page(rows, limit, [_run(row) for row in rows[:limit]], lambda row: [row.started_at, row.run_id, row.id])
+
+
+def result_page(
+    connection: Connection, project: str, run_id: str, where: ResultFilter, *, limit: int, cursor: str | None
+) -> Page[ResultRow]:
+    run_query = _run_query.where(projects.c.name == project, runs.c.run_id == run_id)
+    found = connection.execute(run_query).one_or_none()
+    if found is None:
+        return Page(())
+    if where.attempts is not None:
+        return Page(tuple(_attempts(connection, found.id, run_id, where.attempts)))
+    query = select(results).where(results.c.run == found.id).order_by(results.c.test_id, results.c.attempt)
+    if where.final_only:
+        query = query.where(results.c.final)
+    for column, value in ((results.c.status, where.status), (results.c.outcome, where.outcome)):
+        if value is not None:
+            query = query.where(column == value)
+    if cursor is not None:
+        test_id, attempt = decode_cursor(cursor)
+        query = query.where(_after(test_id, attempt))
+    rows = list(connection.execute(query.limit(limit + 1)))
+    return _page(rows, limit, [_result(row, run_id) for row in rows[:limit]], lambda row: [row.test_id, row.attempt])
+
+
+def _after(test_id: str, attempt: int) -> Any:
+    # Spelled out, because SQLite uses an index for `a > x OR a = x AND b > y` within a range on `a` it is told of.
+    beyond = or_(results.c.test_id > test_id, results.c.attempt > attempt)
+    return and_(results.c.test_id >= test_id, beyond)
+
+
+def _attempts(connection: Connection, row_id: int, run_id: str, attempts: Sequence[tuple[str, int]]) -> list[ResultRow]:
+    found: list[ResultRow] = []
+    for start in range(0, len(attempts), 400):  # SQLite takes at most 32,766 variables, older ones 999
+        part = attempts[start : start + 400]
+        query = select(results).where(
+            results.c.run == row_id, tuple_(results.c.test_id, results.c.attempt).in_(list(part))
+        )
+        found += [_result(row, run_id) for row in connection.execute(query)]
+    return sorted(found, key=lambda row: (row.test_id, row.attempt))
+
+
+def history(connection: Connection, project: str, test_id: str, *, limit: int, cursor: str | None) -> Page[ResultRow]:
+    query: Select[Any] = (
+        select(results, runs.c.run_id, runs.c.started_at, runs.c.id.label("row_id"))
+        .join(runs, runs.c.id == results.c.run)
+        .join(projects, projects.c.id == runs.c.project_id)
+        .where(
+            projects.c.name == project,
+            results.c.test_key == history_key(project, test_id),
+            results.c.test_id == test_id,
+            results.c.final,
+        )
+        .order_by(runs.c.started_at.desc(), runs.c.id.desc())
+    )
+    if cursor is not None:
+        query = query.where(tuple_(runs.c.started_at, runs.c.id) < tuple_(*decode_cursor(cursor)))
+    rows = list(connection.execute(query.limit(limit + 1)))
+    return _page(
+        rows, limit, [_result(row, row.run_id) for row in rows[:limit]], lambda row: [row.started_at, row.row_id]
+    )
+
+
+def _result(row: Row[Any], run_id: str) -> ResultRow:
+    return ResultRow(
+        run_id=run_id,
+        test_id=row.test_id,
+        attempt=row.attempt,
+        final=row.final,
+        status=row.status,
+        ok=row.ok,
+        outcome=row.outcome,
+        duration_ms=row.duration_ms,
+        begin=row.begin,
+        end=row.end,
+    )
+
+
+def stream(connection: Connection, project: str, stream_id: str) -> StreamRow | None:
+    query = (
+        select(streams, runs.c.run_id)
+        .join(projects, projects.c.id == streams.c.project_id)
+        .join(runs, runs.c.id == streams.c.run)
+        .where(projects.c.name == project, streams.c.stream_id == stream_id)
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    names = ("stream_id", "run_id", "acked_seq", "accepted", "refused", "duplicates", "digest", "state")
+    return StreamRow(project=project, **{name: row._mapping[name] for name in names})
+
+
+def cursors_of(connection: Connection, reporter: str) -> dict[str, int]:
+    query = select(cursors.c.project, cursors.c.offset).where(cursors.c.reporter == reporter)
+    return {row.project: row.offset for row in connection.execute(query)}
+
+
+def encode_cursor(values: Sequence[Any]) -> str:
+    """An opaque cursor out of the values that the next page begins after."""
+    return base64.urlsafe_b64encode(orjson.dumps(values)).decode()
+
+
+def decode_cursor(cursor: str) -> list[Any]:
+    """The inverse of `encode_cursor`. Raises ValueError for what it did not make."""
+    values = orjson.loads(base64.urlsafe_b64decode(cursor))
+    if not isinstance(values, list):
+        raise ValueError("not a cursor of ours")
+    return values
+
+
+def _page(rows: Sequence[Row[Any]], limit: int, shown: Sequence[Any], place: Any) -> Page[Any]:
+    more = len(rows) > limit
+    return Page(tuple(shown), encode_cursor(place(rows[limit - 1])) if more else None)

@@ -1,0 +1,222 @@
+"""One commit as SQL statements, within a transaction that the caller holds. Synchronous: runs in the store's thread."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import zstandard
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from testorch_core.errors import BehindError, DuplicatesError, KnownEvent
+from testorch_core.events import RecordBatch
+from testorch_core.interfaces.storage import Commit, Cursor, Slice, StreamRow
+from testorch_core.runs import ResultRow, RunRow
+from testorch_plugins.storage.sql.tables import batches, cursors, plain_events, projects, results, runs, streams
+
+PLAIN_JSON: Final = 0
+ZSTD: Final = 1
+_COMPRESS_FROM_BYTES: Final = 512
+_compressor = zstandard.ZstdCompressor(level=3)
+
+
+def upsert(connection: Connection, table: Any) -> Any:
+    """An INSERT that can say what to do on conflict, in the connection's dialect."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
+
+
+def append(connection: Connection, commit: Commit) -> None:
+    """Store a commit. Raises `BehindError` or `DuplicatesError`; the caller rolls back on any exception."""
+    for part in commit.slices:
+        project_id = _advance_head(connection, part)
+        run_ids = _put_runs(connection, project_id, part)
+        _put_batches(connection, project_id, part.batches, run_ids)
+        _put_results(connection, part.project, part.results, run_ids)
+        _put_streams(connection, project_id, part.streams, run_ids)
+    # Last, so that a commit with duplicates fails on nothing else first; it fails as a whole either way.
+    for part in commit.slices:
+        _put_plain(connection, part)
+    put_cursors(connection, commit.cursors)
+
+
+def _advance_head(connection: Connection, part: Slice) -> int:
+    row = connection.execute(
+        select(projects.c.id, projects.c.head).where(projects.c.name == part.project)
+    ).one_or_none()
+    if row is None:
+        if part.expected_head != 0:
+            raise BehindError(part.project, 0)
+        statement = insert(projects).values(name=part.project, head=part.head).returning(projects.c.id)
+        return int(connection.execute(statement).scalar_one())
+    moved = connection.execute(
+        update(projects).where(projects.c.id == row.id, projects.c.head == part.expected_head).values(head=part.head)
+    )
+    if moved.rowcount != 1:
+        raise BehindError(part.project, row.head)
+    return int(row.id)
+
+
+def _put_runs(connection: Connection, project_id: int, part: Slice) -> dict[str, int]:
+    """Store the run rows; returns the database's ids of all runs that the slice speaks of."""
+    found = {row.run_id: _put_run(connection, project_id, row) for row in part.runs}
+    spoken = {batch.run_id for batch in part.batches} | {row.run_id for row in part.results}
+    missing = [run_id for run_id in spoken if run_id is not None and run_id not in found]
+    if missing:
+        where = (runs.c.project_id == project_id, runs.c.run_id.in_(missing))
+        found |= {row.run_id: row.id for row in connection.execute(select(runs.c.run_id, runs.c.id).where(*where))}
+    return found
+
+
+def _put_run(connection: Connection, project_id: int, row: RunRow) -> int:
+    values: dict[str, Any] = {
+        "key": row.key,
+        "status": row.status,
+        "started_at": row.started_at,
+        "ended_at": row.ended_at,
+        "last_offset": row.last_offset,
+        "fold_version": row.fold_version,
+        "document": row.document,
+        "summary": row.summary,
+    }
+    statement = upsert(connection, runs).values(project_id=project_id, run_id=row.run_id, **values)
+    changed = {name: statement.excluded[name] for name in values}
+    statement = statement.on_conflict_do_update(index_elements=["project_id", "run_id"], set_=changed)
+    return int(connection.execute(statement.returning(runs.c.id)).scalar_one())
+
+
+def _put_batches(
+    connection: Connection, project_id: int, given: Sequence[RecordBatch], run_ids: Mapping[str, int]
+) -> None:
+    if given:
+        connection.execute(insert(batches), [_batch_row(project_id, one, run_ids) for one in given])
+
+
+def _batch_row(project_id: int, batch: RecordBatch, run_ids: Mapping[str, int]) -> dict[str, Any]:
+    encoding, body = PLAIN_JSON, batch.body
+    if len(body) >= _COMPRESS_FROM_BYTES:
+        encoding, body = ZSTD, _compressor.compress(body)
+    return {
+        "project_id": project_id,
+        "last_offset": batch.last_offset,
+        "first_offset": batch.first_offset,
+        "run": None if batch.run_id is None else run_ids[batch.run_id],
+        "source": batch.source.encode(),
+        "received_at": batch.received_at,
+        "last_seq": batch.last_seq,
+        "count": batch.count,
+        "encoding": encoding,
+        "body": body,
+    }
+
+
+def _put_results(connection: Connection, project: str, rows: Sequence[ResultRow], run_ids: Mapping[str, int]) -> None:
+    if not rows:
+        return
+    statement = upsert(connection, results)
+    said = statement.excluded
+    statement = statement.on_conflict_do_update(
+        index_elements=["run", "test_id", "attempt"],
+        set_={
+            **{name: said[name] for name in ("final", "status", "ok", "outcome", "duration_ms")},
+            "begin": func.coalesce(said.begin, results.c.begin),
+            "end": func.coalesce(said.end, results.c.end),
+        },
+    )
+    connection.execute(statement, [_result_row(project, row, run_ids) for row in rows])
+
+
+def _result_row(project: str, row: ResultRow, run_ids: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "run": run_ids[row.run_id],
+        "test_id": row.test_id,
+        "attempt": row.attempt,
+        "test_key": history_key(project, row.test_id),
+        "final": row.final,
+        "status": row.status,
+        "ok": row.ok,
+        "outcome": row.outcome,
+        "duration_ms": row.duration_ms,
+        "begin": row.begin,
+        "end": row.end,
+    }
+
+
+def history_key(project: str, test_id: str) -> int:
+    """64 signed bits of a hash; readers compare the test id too, so a collision costs time and nothing else."""
+    digest = hashlib.blake2b(f"{project}\n{test_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _put_streams(
+    connection: Connection, project_id: int, rows: Sequence[StreamRow], run_ids: Mapping[str, int]
+) -> None:
+    if not rows:
+        return
+    statement = upsert(connection, streams)
+    names = ("acked_seq", "accepted", "refused", "duplicates", "digest", "state")
+    statement = statement.on_conflict_do_update(
+        index_elements=["project_id", "stream_id"], set_={name: statement.excluded[name] for name in names}
+    )
+    connection.execute(
+        statement,
+        [
+            {"project_id": project_id, "stream_id": row.stream_id, "run": run_ids[row.run_id]}
+            | {name: getattr(row, name) for name in names}
+            for row in rows
+        ],
+    )
+
+
+def _put_plain(connection: Connection, part: Slice) -> None:
+    if not part.plain:
+        return
+    by_run: dict[str, list[KnownEvent]] = {}
+    for one in part.plain:
+        by_run.setdefault(one.run_id, []).append(one)
+    query = select(runs.c.run_id, runs.c.id).join(projects).where(projects.c.name == part.project)
+    ids = {row.run_id: row.id for row in connection.execute(query.where(runs.c.run_id.in_(list(by_run))))}
+    rows = [
+        {"run": ids[run_id], "event_id": one.event_id, "content_hash": one.content_hash}
+        for run_id, events in by_run.items()
+        for one in events
+    ]
+    point = connection.begin_nested()
+    try:
+        connection.execute(insert(plain_events), rows)
+        point.commit()
+    except IntegrityError:
+        point.rollback()
+        raise DuplicatesError(_known(connection, part.project, by_run, ids)) from None
+
+
+_known_query = select(plain_events.c.event_id, plain_events.c.content_hash).where(
+    plain_events.c.run == bindparam("run"), plain_events.c.event_id.in_(bindparam("ids", expanding=True))
+)
+
+
+def _known(
+    connection: Connection, project: str, by_run: Mapping[str, Sequence[KnownEvent]], ids: Mapping[str, int]
+) -> list[KnownEvent]:
+    return [
+        KnownEvent(project, run_id, row.event_id, row.content_hash)
+        for run_id, events in by_run.items()
+        for row in connection.execute(_known_query, {"run": ids[run_id], "ids": [one.event_id for one in events]})
+    ]
+
+
+def put_cursors(connection: Connection, given: Sequence[Cursor]) -> None:
+    """Save cursors; none goes back."""
+    if not given:
+        return
+    statement = upsert(connection, cursors)
+    statement = statement.on_conflict_do_update(
+        index_elements=["reporter", "project"],
+        set_={"offset": statement.excluded.offset},
+        where=cursors.c.offset < statement.excluded.offset,
+    )
+    rows = [{"reporter": one.reporter, "project": one.project, "offset": one.offset} for one in given]
+    connection.execute(statement, rows)

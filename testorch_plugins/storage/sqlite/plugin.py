@@ -1,0 +1,115 @@
+"""The SQLite store: one file, WAL, `synchronous=FULL`, one connection that writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import trio
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from testorch_core.errors import OpeningError
+from testorch_core.interfaces.plugin import PluginContext
+from testorch_core.options import Options
+from testorch_plugins.storage.sql import schema
+from testorch_plugins.storage.sql.store import READERS, SqlStore
+from testorch_plugins.storage.sqlite.lock import FileLock
+from testorch_plugins.storage.sqlite.options import SqliteOptions
+
+JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
+"""What a WAL is cut back to once it has been checkpointed."""
+
+
+class SqliteStore(SqlStore):
+    """Keeps everything in one SQLite file. What `append` has returned outlives a power cut."""
+
+    summary = "one SQLite file (WAL, synchronous=FULL); the default"
+    options_type: ClassVar[type[Options]] = SqliteOptions
+    durability: ClassVar[str] = "power"
+    options: SqliteOptions
+
+    def __init__(self, name: str, options: SqliteOptions) -> None:
+        super().__init__(name, options)
+        self._lock: FileLock | None = None
+
+    async def start(self, context: PluginContext) -> None:
+        path = context.folder / self.options.path
+        await trio.to_thread.run_sync(lambda: self._open(path, read_only=context.read_only), limiter=self._write_thread)
+
+    def _open(self, path: Path, *, read_only: bool) -> None:
+        _check_place(path, read_only=read_only)
+        if not read_only:
+            self._lock = FileLock(path.with_name(path.name + ".lock"))
+            self._lock.acquire()
+            self._writer = self._engine(path, size=1, read_only=False)
+        self._readers = self._engine(path, size=READERS, read_only=read_only)
+        try:
+            if self._writer is not None:
+                with self._writer.begin() as connection:
+                    schema.prepare(connection, place=f"`{path}`")
+            with self._readers.connect() as connection:
+                schema.require_current(connection, place=f"`{path}`")
+                self._epoch = schema.epoch(connection)
+        except DBAPIError as failure:
+            raise OpeningError(f"`{path}` can't be opened: {failure.orig}") from failure
+
+    def _engine(self, path: Path, *, size: int, read_only: bool) -> Engine:
+        def connect() -> sqlite3.Connection:
+            return _connect(path, busy_timeout_seconds=self.options.busy_timeout_seconds, read_only=read_only)
+
+        engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=size, max_overflow=0)
+        if size == 1:  # the writer: a read transaction that turns into a write would ignore the busy timeout
+            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        return engine
+
+    def _lock_heads(self, connection: Connection, names: Sequence[str]) -> None:
+        """Nothing more to do: `BEGIN IMMEDIATE` has locked the whole database for writing."""
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):  # closing a file does not wait, and must happen even when cancelled
+            await trio.to_thread.run_sync(self._close, limiter=self._write_thread)
+
+    def _close(self) -> None:
+        # The readers first: the last connection to close checkpoints the WAL and removes it, and only the writer may.
+        for engine in (self._readers, self._writer):
+            if engine is not None:
+                engine.dispose()
+        self._readers = self._writer = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def _check_place(path: Path, *, read_only: bool) -> None:
+    if path.is_dir():
+        raise OpeningError(f"`{path}` is a folder; `path` must be a file")
+    if not path.parent.is_dir():
+        raise OpeningError(f"the folder `{path.parent}` does not exist; make it, or choose another `path`")
+    if read_only and not path.exists():
+        raise OpeningError(f"there is no database `{path}`; `testorch serve` makes one")
+
+
+def _connect(path: Path, *, busy_timeout_seconds: float, read_only: bool) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rwc"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
+    )
+    # The busy timeout first, so that it already holds for the change of the journal mode.
+    connection.execute(f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}")
+    if not read_only:
+        answer = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if answer != "wal":
+            connection.close()
+            raise OpeningError(f"`{path}` can't be put into WAL mode (its journal mode is `{answer}`)")
+    for pragma in (
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "trusted_schema=OFF",
+        f"journal_size_limit={JOURNAL_LIMIT_BYTES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
