@@ -58,7 +58,7 @@ class Item(ABC):
         """Write into the commit in the making. Applied anew to a new transaction when a commit is tried again."""
 
     async def answer(self) -> None:
-        """Wait for the commit. Raises `RefusedError` when the item as a whole was refused. Cancelling stops only the wait."""
+        """Wait for the commit. Raises `RefusedError` if the item as a whole was refused. Cancelling stops only the wait."""
         await self.done.wait()
         if self.failure is not None:
             raise RefusedError(self.failure)

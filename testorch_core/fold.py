@@ -149,9 +149,9 @@ class Draft:
         number = _whole(payload, "attempt", 1) or 1
         known = self._find(test_id, number) or Attempt(number)
         status = _status(payload, "status")
-        if known.ended_id is not None and known.status is not None:
-            if (SEVERITY[known.status], known.ended_id) >= (SEVERITY[status], wire["id"]):
-                return
+        rank = (SEVERITY[status], wire["id"])
+        if known.status is not None and (SEVERITY[known.status], known.ended_id or "") >= rank:
+            return
         ended = known._replace(
             ended_id=wire["id"],
             status=status,

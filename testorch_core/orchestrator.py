@@ -73,6 +73,7 @@ class Orchestrator:
         self._tail: LogTail
         self._nursery: trio.Nursery
         self._present: dict[tuple[str, str, str], str] = {}
+        self._is_running = False
         self._recent: deque[tuple[float, int]] = deque()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -89,6 +90,12 @@ class Orchestrator:
             cursors=lambda: [cursor for feed in self._feeds for cursor in feed.unsaved()],
             log=self.log,
         )
+        try:
+            await self._run(task_status)
+        finally:
+            self._is_running = False
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as self._nursery:
             for reporter in self._reporters:
                 feed = ReporterFeed(reporter, self._store, self._tail, self.log)
@@ -97,6 +104,7 @@ class Orchestrator:
                 self._nursery.start_soon(feed.run, name=f"feed of {reporter.name}")
             await self._nursery.start(self._committer.run)
             self._nursery.start_soon(self._save_cursors)
+            self._is_running = True
             await self._expect_returns()
             task_status.started()
 
@@ -158,6 +166,8 @@ class Orchestrator:
 
     async def presence(self, project: str, kind: str, payload: Mapping[str, Any], *, source: Source) -> None:
         """Write that a client came or went. A store that can't keep it now loses only this note, which is logged."""
+        if not self._is_running:
+            return  # a session that outlived the drain; its client is found missing after the next start
         item: Item = Decision(project, lambda ledger: ledger.note_presence(project, kind, payload, source=source))
         await self._committer.submit(item)
         await item.done.wait()
@@ -179,7 +189,7 @@ class Orchestrator:
         A run that the connection had opened implicitly loses it at once; any other after a grace in which it may return.
         """
         address = (project, run_id, participant)
-        if self._present.get(address) != source.connection:
+        if not self._is_running or self._present.get(address) != source.connection:
             return
         del self._present[address]
         state = self._registry.get(project, run_id)

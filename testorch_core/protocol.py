@@ -153,7 +153,7 @@ def problems_of(schema: Schema, value: Any, place: str) -> list[Problem]:
     whatever comes out of it is an answer about the value, never an error of the connection.
     """
     try:
-        messages = schema.validate(value)
+        messages: Mapping[Any, Any] = schema.validate(value)
     except ValidationError as failure:
         messages = messages_of(failure)
     except Exception as failure:  # see above: one guard around all validation

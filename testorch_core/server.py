@@ -33,7 +33,7 @@ class Server:
         self._options = configuration.server
         self._log = log
         plugins = construct(configuration)
-        self._store = cast(EventStore, plugins.storage)
+        self.store = cast(EventStore, plugins.storage)
         self._policies = cast("tuple[SecurityPolicy, ...]", plugins.security)
         self._reporters = cast("tuple[Reporter, ...]", plugins.reporters)
         self._transports = cast("tuple[Transport, ...]", plugins.transports)
@@ -42,7 +42,7 @@ class Server:
         self._last_session_gone = trio.Event()
         self._stopping = trio.Event()
         self.orchestrator = Orchestrator(
-            self._store, gate=Gate(self._policies), reporters=self._reporters, options=self._options, log=log
+            self.store, gate=Gate(self._policies), reporters=self._reporters, options=self._options, log=log
         )
 
     @property
@@ -64,12 +64,12 @@ class Server:
 
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as plugins:
-            for plugin in (self._store, *self._policies, *self._reporters):
+            for plugin in (self.store, *self._policies, *self._reporters):
                 await self._start(plugins, plugin)
             async with trio.open_nursery() as core:
                 await core.start(self.orchestrator.run)
                 for transport in self._transports:
-                    transport.serve = self._serve
+                    transport.serve = self.serve_connection
                     await self._start(plugins, transport)
                 task_status.started()
                 await self._stopping.wait()
@@ -87,7 +87,8 @@ class Server:
             folder=self._configuration.folder, limiter=limiter, task_status=task_status
         ))  # fmt: skip
 
-    async def _serve(self, connection: Connection) -> None:
+    async def serve_connection(self, connection: Connection) -> None:
+        """Serve one connection to its end; what transports call, and whoever brings a connection of its own."""
         session = Session(self.orchestrator, connection)
         self._sessions.add(session)
         if self._stopping.is_set():

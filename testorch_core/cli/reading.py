@@ -6,9 +6,10 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import click
 import trio
@@ -142,11 +143,21 @@ async def _write(renderer: Renderer, run: StoredRun, output: Path | None) -> Non
         async for piece in renderer.render(run):
             _write_all(piece)
         return
-    handle, name = tempfile.mkstemp(dir=output.absolute().parent, prefix=f".{output.name}.")
+    with _replacing(output) as file:
+        async for piece in renderer.render(run):
+            file.write(piece)
+
+
+@contextmanager
+def _replacing(output: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `output` when it is complete, and is removed when it isn't going to be."""
+    try:
+        handle, name = tempfile.mkstemp(dir=output.absolute().parent, prefix=f".{output.name}.")
+    except OSError as failure:
+        raise UsageError(f"`{output}` can't be written: {failure.strerror}") from failure
     try:
         with os.fdopen(handle, "wb") as file:
-            async for piece in renderer.render(run):
-                file.write(piece)
+            yield file
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # what any other new file would get; mkstemp makes it private

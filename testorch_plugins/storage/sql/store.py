@@ -195,7 +195,7 @@ class _translated:  # noqa: N801 - reads as a word in `with _translated():`
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, trace: object) -> None:
         if isinstance(failure, DBAPIError):
             raise StorageFailedError(f"{type(failure.orig).__name__}: {failure.orig}") from failure
 

@@ -41,7 +41,7 @@ class WebSocketPeer(Connection):
     async def send(self, message: bytes) -> None:
         with trio.move_on_after(self._options.send_seconds) as bound:
             try:
-                return await self._socket.send_message(message.decode())
+                await self._socket.send_message(message.decode())
             except ConnectionClosed as closed:
                 raise ConnectionClosedError(closed.reason.code if closed.reason else None) from None
         if bound.cancelled_caught:  # half a frame may be out: nothing more can be said on this connection
