@@ -62,7 +62,9 @@ class PluginTable:
     def place(self) -> str:
         """Where it stands in the file, with the plugin it uses where the name doesn't tell."""
         table = next((table for table, family in TABLES.items() if family == self.family), None)
-        where = f"{table}.{self.name}" if table else self.family
+        if table is None:
+            return f"{self.family} ({self.use})"
+        where = f"{table}.{self.name}"
         return where if self.use == self.name else f"{where} ({self.use})"
 
 

@@ -180,7 +180,10 @@ def client_streams(draw: st.DrawFn) -> list[list[tuple[dict[str, Any], Source]]]
         source = Source(f"connection-{number}")
         stream = []
         for index in range(draw(st.integers(0, 6))):
-            payload: dict[str, Any] = {"testId": draw(st.sampled_from(["t1", "t2"])), "attempt": draw(st.integers(1, 3))}
+            payload: dict[str, Any] = {
+                "testId": draw(st.sampled_from(["t1", "t2"])),
+                "attempt": draw(st.integers(1, 3)),
+            }
             kind = draw(st.sampled_from(["test/start", "test/end", "test/end", "run/plan", "run/error"]))
             if kind == "test/end":
                 payload["status"] = draw(st.sampled_from([*SEVERITY, "other"]))
@@ -222,9 +225,7 @@ def test_any_interleaving_with_any_duplicates_reaches_the_same_state(
 
 @settings(max_examples=60)
 @given(client_streams(), st.booleans())
-def test_the_counters_are_what_counting_the_tests_gives(
-    streams: list[list[tuple[dict[str, Any], Source]]], ends: bool
-):
+def test_the_counters_are_what_counting_the_tests_gives(streams: list[list[tuple[dict[str, Any], Source]]], ends: bool):
     events: list[Any] = [START, *[one for stream in streams for one in stream]]
     state = folded(*events, *([event("run/end", "z", status="passed")] if ends else []))
     standings = [standing(last, state.earlier.get(name, ()), interrupted=ends) for name, last in state.attempts.items()]

@@ -62,9 +62,17 @@ async def test_an_event_that_names_an_unknown_run_opens_it(autojump_clock: trio.
 
 async def test_the_inner_payloads_run_counts_and_must_agree_with_the_envelopes(autojump_clock: trio.testing.MockClock):
     async with running(MEMORY) as server, clients(server) as [client]:
-        client.send("event", {"id": "a", "type": "test/start", "timestamp": 1, "payload": {"testId": "t", "runId": "in"}})
+        client.send(
+            "event", {"id": "a", "type": "test/start", "timestamp": 1, "payload": {"testId": "t", "runId": "in"}}
+        )
         assert (await client.ask("getRunStatus", {"runId": "in"}))["counts"]["total"] == 1
-        event = {"id": "b", "type": "test/start", "timestamp": 1, "runId": "out", "payload": {"testId": "t", "runId": "in"}}
+        event = {
+            "id": "b",
+            "type": "test/start",
+            "timestamp": 1,
+            "runId": "out",
+            "payload": {"testId": "t", "runId": "in"},
+        }
         refused = await client.ask("event", event)
         assert (refused["payload"]["code"], refused["payload"]["eventId"]) == ("invalid_event", "b")
 
@@ -135,7 +143,9 @@ async def test_the_same_event_again_changes_nothing_and_other_content_is_a_confl
             client.event("test/end", id="same", testId="t", status="passed")
         before = await client.ask("getRunStatus", {"runId": run["runId"]})
         assert before["events"] == 2, "the run's start and one event"
-        refused = await client.ask("event", {"id": "same", "type": "test/end", "timestamp": 5, "payload": {"testId": "t"}})
+        refused = await client.ask(
+            "event", {"id": "same", "type": "test/end", "timestamp": 5, "payload": {"testId": "t"}}
+        )
         assert (refused["payload"]["code"], refused["payload"]["eventId"]) == ("conflict", "same")
         assert await client.ask("getRunStatus", {"runId": run["runId"]}) == before
 
@@ -179,7 +189,11 @@ async def test_what_the_server_writes_itself_a_client_may_not(kind: str, autojum
         ("\ud800", "invalid_json", "lone surrogate"),
         ('"' + "x" * 2000 + '"', "too_large", "2002 bytes; at most 2000"),
         ('{"type": "event", "payload": ' + "[" * 80 + "]" * 80 + "}", "invalid_event", "invalid input type"),
-        ('{"type": "getStatistics", "payload": {"x": ' + "[" * 80 + "]" * 80 + "}}", "invalid_json", "nested deeper than 64"),
+        (
+            '{"type": "getStatistics", "payload": {"x": ' + "[" * 80 + "]" * 80 + "}}",
+            "invalid_json",
+            "nested deeper than 64",
+        ),
     ],
 )
 async def test_bad_input_gets_a_clear_error_and_the_connection_goes_on(
