@@ -26,6 +26,7 @@ from testorch_core.bridge import Bridge, CallDirectly, Caller
 from testorch_core.config import Configuration, configuration_of, defaults, read_configuration
 from testorch_core.conversation import CloseConversation, Conversation
 from testorch_core.errors import ConfigurationError, Problem, Refusal, RefusedError, TestorchError
+from testorch_core.hosting import single_failure
 from testorch_core.interfaces.transport import Handshake
 from testorch_core.logs import library_log
 from testorch_core.protocol import check_payload
@@ -108,7 +109,8 @@ class OrchestratorIntegration:
             try:
                 await self.start(nursery)
             except BaseException:  # the nursery must not stay open when the host's `async with` is never entered
-                await self._stack.__aexit__(*sys.exc_info())
+                with single_failure():
+                    await self._stack.__aexit__(*sys.exc_info())
                 raise
         else:
             bridge = Bridge(self._server)

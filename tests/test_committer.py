@@ -37,7 +37,8 @@ async def opened(store: EventStore, folder: Path) -> AsyncIterator[EventStore]:
 @asynccontextmanager
 async def nodes(store: EventStore, count: int) -> AsyncIterator[list[Orchestrator]]:
     made = [
-        Orchestrator(store, gate=Gate(()), reporters=(), options=ServerOptions(), log=library_log()) for _ in range(count)
+        Orchestrator(store, gate=Gate(()), reporters=(), options=ServerOptions(), log=library_log())
+        for _ in range(count)
     ]
     async with trio.open_nursery() as nursery:
         for one in made:
@@ -200,4 +201,3 @@ async def test_participants_that_do_not_return_after_a_restart_are_lost(autojump
 def _passed(number: int) -> dict[str, Any]:
     payload = {"testId": f"t{number}", "status": "passed"}
     return {"id": f"p{number}", "type": "test/end", "timestamp": 1, "payload": payload}
-
