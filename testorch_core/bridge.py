@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import trio
 
+from testorch_core.hosting import single_failure
 from testorch_core.server import Server
 
 Answer = TypeVar("Answer")
@@ -106,7 +107,8 @@ class Bridge:
     def _run_thread(self) -> None:
         failure: BaseException | None = None
         try:
-            trio.run(self._run)
+            with single_failure():
+                trio.run(self._run)
         except BaseException as raised:  # carried to whoever awaits `start` or `stop`, whatever it is
             failure = raised
         if not self._ready.done():
