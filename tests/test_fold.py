@@ -156,11 +156,44 @@ JSON = st.recursive(
     max_leaves=6,
 )
 FIELDS = st.sampled_from(
-    "testId attempt status expectedStatus ok errors total ids message participant reason key name metadata complete "
-    "expect previousRunId implicit durationMs testName workerId".split()
+    [
+        "testId",
+        "attempt",
+        "status",
+        "expectedStatus",
+        "ok",
+        "errors",
+        "total",
+        "ids",
+        "message",
+        "participant",
+        "reason",
+        "key",
+        "name",
+        "metadata",
+        "complete",
+        "expect",
+        "previousRunId",
+        "implicit",
+        "durationMs",
+        "testName",
+        "workerId",
+    ]
 )
 KINDS = st.sampled_from(
-    "test/start test/end run/plan run/error run/start run/join run/leave run/end test/output stream/lost x/y".split()
+    [
+        "test/start",
+        "test/end",
+        "run/plan",
+        "run/error",
+        "run/start",
+        "run/join",
+        "run/leave",
+        "run/end",
+        "test/output",
+        "stream/lost",
+        "x/y",
+    ]
 )
 
 

@@ -244,14 +244,13 @@ async def test_projects_are_logs_of_their_own(autojump_clock: trio.testing.MockC
 
 
 async def test_a_draining_server_answers_what_has_arrived_and_closes_with_1012(autojump_clock: trio.testing.MockClock):
-    async with running(MEMORY) as server:
-        async with clients(server) as [client]:
-            await client.ask("startTestRun", {"runId": "r"})
-            client.event("test/end", testId="t", status="passed")
-            client.send("getRunStatus", {"runId": "r"})
-            server.stop()
-            answer = await client.receive()
-            with pytest.raises(trio.EndOfChannel):
-                await client.receive()
+    async with running(MEMORY) as server, clients(server) as [client]:
+        await client.ask("startTestRun", {"runId": "r"})
+        client.event("test/end", testId="t", status="passed")
+        client.send("getRunStatus", {"runId": "r"})
+        server.stop()
+        answer = await client.receive()
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive()
     assert answer["payload"]["counts"]["passed"] == 1
     assert client.connection.closed == (1012, "the server is stopping")

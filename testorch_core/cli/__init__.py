@@ -134,9 +134,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     from testorch_core.errors import TestorchError
 
     try:
-        command()
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        code = command()  # click hands the code of an `Exit` back as the value
     except click.ClickException as failure:
         failure.show()
         return failure.exit_code
@@ -151,7 +149,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         if ours is None or others is not None:
             raise
         return max(_told(failure) for failure in _flat(ours))
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _told(failure: Any) -> int:
