@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import orjson
 
-from testorch_core.errors import Problem, clip, refuse
+from testorch_core.errors import Problem, refuse
+from testorch_core.text import clip
 
 MAX_DEPTH: Final = 64
 MAX_INTEGER: Final = 2**53 - 1

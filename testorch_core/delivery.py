@@ -177,8 +177,8 @@ class ReporterFeed:
                 return None
             except Permanent as failure:
                 return self._give_up(failure)
-            except Retryable as failure:
-                wait = failure.after_seconds
+            except (Retryable, StorageFailedError) as failure:  # the store may fail while the reporter reads its run
+                wait = failure.after_seconds if isinstance(failure, Retryable) else None
                 self._note("reporter_retries", failure)
             except Exception as failure:  # a reporter's defect must harm nobody else; it is counted and shown
                 unexpected += 1

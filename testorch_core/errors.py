@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from testorch_core.text import clip
+
 
 class TestorchError(Exception):
     """The root of what testorch raises on purpose.
@@ -120,11 +122,6 @@ class Refusal:
 
 
 MAX_DETAILS = 8  # 8 problems of 280 characters each keep an error reply under 4 KB
-
-
-def clip(text: str, limit: int) -> str:
-    """`text` with at most `limit` characters, ending in an ellipsis where something was cut."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class RefusedError(TestorchError):

@@ -16,7 +16,6 @@ from typing import Any
 import orjson
 
 from testorch_core import events as ev
-from testorch_core.errors import clip
 from testorch_core.events import RUNNING, SEVERITY, UNKNOWN, Source, WireEvent
 from testorch_core.runs import (
     ACTIVE,
@@ -33,6 +32,7 @@ from testorch_core.runs import (
     standing,
 )  # fmt: skip
 from testorch_core.summary import summarize
+from testorch_core.text import clip
 
 MAX_RUN_ERRORS = 20
 """Errors outside any test that a run's status shows; the log has them all."""

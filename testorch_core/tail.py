@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -86,7 +86,7 @@ class StoredRun:
     def status(self) -> RunStatus:
         return self._status
 
-    async def results(self, *, final_only: bool = False) -> AsyncIterator[Result]:
+    async def results(self, *, final_only: bool = False) -> AsyncGenerator[Result, None]:
         where, cursor = ResultFilter(final_only=final_only), None
         while True:
             page = await self._store.results(
@@ -98,7 +98,7 @@ class StoredRun:
                 return
             cursor = page.next
 
-    async def events(self) -> AsyncIterator[RecordedEvent]:
+    async def events(self) -> AsyncGenerator[RecordedEvent, None]:
         after = 0
         while True:
             batches = await self._store.read(

@@ -6,17 +6,13 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from testorch_core.runs import Result, RunStatus
+from testorch_core.text import visible
 
 _SHOWN_COUNTS = (
     ("passed", "passed"), ("failed", "failed"), ("error", "errors"), ("timedOut", "timed out"),
     ("interrupted", "interrupted"), ("skipped", "skipped"), ("todo", "todo"), ("expectedFailed", "expected failures"),
     ("unknown", "unknown"), ("running", "running"), ("queued", "queued"), ("flaky", "flaky"), ("late", "late"),
 )  # fmt: skip
-
-
-def visible(text: str) -> str:
-    """`text` on one line, control characters written out."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def counts_line(status: RunStatus) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
 from testorch_core.errors import TestorchError
@@ -35,11 +35,11 @@ class RunReader(Protocol):
     def status(self) -> RunStatus:
         """The run as it is stored, perhaps later than the event that is being told."""
 
-    def results(self, *, final_only: bool = False) -> AsyncIterator[Result]:
-        """All attempts of all tests, or only each test's last."""
+    def results(self, *, final_only: bool = False) -> AsyncGenerator[Result, None]:
+        """All attempts of all tests, or only each test's last. Close it (`aclosing`) where it may be left early."""
 
-    def events(self) -> AsyncIterator[RecordedEvent]:
-        """The run's events in the order of the log."""
+    def events(self) -> AsyncGenerator[RecordedEvent, None]:
+        """The run's events in the order of the log. Close it as above."""
 
 
 class Reporter(Plugin):

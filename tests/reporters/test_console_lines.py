@@ -115,8 +115,8 @@ def test_a_title_says_the_file_once(results_of: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("a\nb\r\tc\x00", "a\\nb\\r\\tc\\u0000"),
-        ("\x1b[2J\x1b]0;title\x07red\x1b", "red\\u001b"),
+        ("a\nb\r\tc\x00", "a\\nb\\r\\tc\\x00"),
+        ("\x1b[2J\x1b]0;title\x07red\x1b", "red\\x1b"),
         ("safe\u202egnp.exe", "safe\\u202egnp.exe"),
         ("\ud800\u2028\U000e0041", "\\ud800\\u2028\\U000e0041"),
         ("[bold]x[/bold] ä 😀", "[bold]x[/bold] ä 😀"),

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from testorch_core import events as ev
 from testorch_core.runs import EXPECTED_FAILED, Result, RunStatus
+from testorch_core.text import UNSEEN, without_ansi
+from testorch_core.text import visible as seen
 
 MAX_NAME_CHARACTERS: Final = 300
 MAX_MESSAGE_CHARACTERS: Final = 500
@@ -18,36 +20,22 @@ COUNTS: Final = (
 )  # fmt: skip
 """The counts of a summary line, in this order, zero or not: scripts rely on it."""
 
-_ANSI: Final = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[PX^_][^\x1b]*\x1b\\|\x1b[ -/]*[0-~]"
-)
-# Controls, lone surrogates, and what is invisible, reorders the line or ends it: bidi marks, separators, tags.
-_UNSEEN: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    "\ufffe\uffff\U000e0000-\U000e007f]"
-)
 _BARE: Final = re.compile(r"[A-Za-z0-9_.:/@+-]{1,300}")
 
 
 def visible(text: str, limit: int) -> str:
-    """The text on one line, without ANSI escapes, with what can't be seen as `\\n` or `\\u202e`, and cut to a limit."""
-    shown = _UNSEEN.sub(_escaped, _ANSI.sub("", text[: 4 * limit]))
+    """The text on one line, without ANSI escapes, with what can't be seen written out, and cut to a limit."""
+    shown = seen(without_ansi(text[: 4 * limit]))
     return shown if len(shown) <= limit and len(text) <= 4 * limit else shown[: limit - 1] + "…"
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(found[0]) or (
-        f"\\u{ord(found[0]):04x}" if ord(found[0]) < 0x10000 else f"\\U{ord(found[0]):08x}"
-    )
 
 
 def quoted(text: str, limit: int) -> str:
     """The text as a JSON string without anything that can't be seen."""
-    shown = _ANSI.sub("", text[: 4 * limit])
+    shown = without_ansi(text[: 4 * limit])
     if len(shown) > limit or len(text) > 4 * limit:
         shown = shown[: limit - 1] + "…"
     # JSON escapes quotes, backslashes and line ends; the rest of what can't be seen is escaped in the same way.
-    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(shown, ensure_ascii=False))
+    return UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(shown, ensure_ascii=False))
 
 
 def bare(text: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, ClassVar, Final, TextIO, TypeVar, cast
+from typing import Any, ClassVar, Final, TextIO, TypeVar
 
 import trio
 
@@ -113,8 +113,7 @@ class ConsoleReporter(Reporter):
         status, count = run.status, 0
         if status.counts.get("interrupted", 0) == 0:
             return
-        # What a `RunReader` gives are generators, which have to be closed when this call is cancelled.
-        async with aclosing(cast(AsyncGenerator[Result, None], run.results(final_only=True))) as results:
+        async with aclosing(run.results(final_only=True)) as results:
             async for result in results:
                 if result.ok is None:
                     count += 1

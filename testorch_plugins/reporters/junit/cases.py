@@ -8,12 +8,12 @@ from typing import Any, Final
 from xml.etree.ElementTree import Element, SubElement
 
 from testorch_core.runs import Result, RunStatus
+from testorch_core.text import clip
 from testorch_plugins.reporters.junit.output import CapturedOutput
 from testorch_plugins.reporters.junit.text import (
     MAX_MESSAGE_CHARACTERS,
     MAX_NAME_CHARACTERS,
     MAX_TEXT_CHARACTERS,
-    clipped,
     milliseconds_of,
     seconds,
     text_of,
@@ -27,7 +27,7 @@ MAX_TYPE_CHARACTERS: Final = 200
 
 def run_name(status: RunStatus) -> str:
     """What to call the run: its name as given, else its id."""
-    return clipped(text_of(status.name) or text_of(status.run_id) or "run", MAX_NAME_CHARACTERS)
+    return clip(text_of(status.name) or text_of(status.run_id) or "run", MAX_NAME_CHARACTERS)
 
 
 def _path(result: Result) -> list[str]:
@@ -39,7 +39,7 @@ def _path(result: Result) -> list[str]:
 def suite_of(result: Result, status: RunStatus) -> str:
     """The name of the suite that a test belongs to: its file as far as that is known, else the run."""
     file = result.text("filePath") or next(iter(_path(result)), None) or _file_in_id(result)
-    return clipped(text_of(file), MAX_NAME_CHARACTERS) or run_name(status)
+    return clip(text_of(file), MAX_NAME_CHARACTERS) or run_name(status)
 
 
 def _file_in_id(result: Result) -> str | None:
@@ -56,7 +56,7 @@ def classname_of(result: Result, suite: str) -> str:
         file, path = path[0], path[1:]
     module = re.sub(r"\.py$", "", (file or _file_in_id(result) or "").replace("\\", "/")).replace("/", ".")
     names = [text_of(one) for one in (module, *path) if one]
-    return clipped(".".join(names), MAX_NAME_CHARACTERS) or suite
+    return clip(".".join(names), MAX_NAME_CHARACTERS) or suite
 
 
 def name_of(result: Result) -> str:
@@ -65,7 +65,7 @@ def name_of(result: Result) -> str:
     parameters = result.details.get("parameters")
     if isinstance(parameters, Mapping) and parameters and not name.endswith("]"):
         name += "[" + ", ".join(f"{text_of(key)}={text_of(value)}" for key, value in parameters.items()) + "]"
-    return clipped(name, MAX_NAME_CHARACTERS)
+    return clip(name, MAX_NAME_CHARACTERS)
 
 
 def duration_ms(test: TestAttempts) -> float:
@@ -81,7 +81,7 @@ def case_of(
     case = Element("testcase", {"name": name, "classname": classname, "time": seconds(duration_ms(test))})
     file, line = last.text("filePath"), last.details.get("line")
     if file:
-        case.set("file", clipped(text_of(file), MAX_NAME_CHARACTERS))
+        case.set("file", clip(text_of(file), MAX_NAME_CHARACTERS))
         if type(line) is int and 1 <= line < 2**31:
             case.set("line", str(line))
     _add_properties(case, last.details.get("properties"))
@@ -104,7 +104,7 @@ def _add_properties(case: Element, given: Any) -> None:
         return
     properties = SubElement(case, "properties")
     for key, value in pairs[:MAX_PROPERTIES]:
-        name, text = (clipped(text_of(one), MAX_NAME_CHARACTERS) for one in (key, value))
+        name, text = (clip(text_of(one), MAX_NAME_CHARACTERS) for one in (key, value))
         SubElement(properties, "property", {"name": name, "value": text})
 
 
@@ -145,8 +145,8 @@ def _told(finding: Finding) -> tuple[str, str, str]:
     kind = finding.type or text_of(first.get("type")) or ("failed" if finding.tag == FAILURE else "error")
     text = "\n\n".join(filter(None, map(_text, errors))) or message
     return (
-        clipped(message, MAX_MESSAGE_CHARACTERS),
-        clipped(kind, MAX_TYPE_CHARACTERS),
+        clip(message, MAX_MESSAGE_CHARACTERS),
+        clip(kind, MAX_TYPE_CHARACTERS),
         without_middle(text, MAX_TEXT_CHARACTERS),
     )
 

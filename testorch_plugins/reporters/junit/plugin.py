@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeVar
 
 import trio
 
@@ -122,10 +122,10 @@ async def _tests(run: RunReader) -> AsyncGenerator[TestAttempts, None]:
         yield TestAttempts(attempts)
 
 
-async def _politely(items: AsyncIterator[Item]) -> AsyncGenerator[Item, None]:
+async def _politely(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
     """The same items; a long run's report must not keep everybody else waiting."""
     count = 0
-    async with aclosing(cast(AsyncGenerator[Item, None], items)):  # what a `RunReader` gives are generators
+    async with aclosing(items):
         async for item in items:
             yield item
             count += 1

@@ -12,6 +12,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from testorch_core.text import without_ansi
+
 MAX_NAME_CHARACTERS: Final = 4 * 1024
 MAX_MESSAGE_CHARACTERS: Final = 8 * 1024
 MAX_TEXT_CHARACTERS: Final = 64 * 1024
@@ -19,23 +21,13 @@ MAX_TEXT_CHARACTERS: Final = 64 * 1024
 
 LONGEST_SECONDS: Final = 1e9
 
-_ANSI: Final = re.compile(
-    r"""
-      \x1b \[ [0-?]* [\ -/]* [@-~]                # colours, cursor
-    | \x1b \] [^\x07\x1b]* (?: \x07 | \x1b\\ )    # titles, links
-    | \x1b [PX^_] [^\x1b]* \x1b\\                 # strings for the terminal
-    | \x1b [\ -/]* [0-~]                          # all others
-    | \x9b [0-?]* [\ -/]* [@-~]                   # colours, cursor in 8 bits
-    """,
-    re.VERBOSE,
-)
 # What XML 1.0 forbids, and DEL and the C1 controls, which it only discourages but no reader can see.
 _ILLEGAL: Final = re.compile(r"[^\t\n\r -~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def legal(text: str) -> str:
     """The text without ANSI escapes, and with what may not stand in XML replaced by a visible `#xNN`."""
-    return _ILLEGAL.sub(lambda found: f"#x{ord(found[0]):02X}", _ANSI.sub("", text))
+    return _ILLEGAL.sub(lambda found: f"#x{ord(found[0]):02X}", without_ansi(text))
 
 
 def text_of(value: Any) -> str:
@@ -48,11 +40,6 @@ def text_of(value: Any) -> str:
         return legal(json.dumps(value, ensure_ascii=False, default=str))
     except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
         return f"({type(value).__name__})"
-
-
-def clipped(text: str, limit: int) -> str:
-    """The text with at most `limit` characters, ending in an ellipsis where something was cut."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def without_middle(text: str, limit: int) -> str:
