@@ -10,13 +10,13 @@ import orjson
 import trio
 
 from testorch_core import events as ev
-from testorch_core.committer import Submission
 from testorch_core.decoding import flaw_in
 from testorch_core.errors import Problem, Refusal, RefusedError, TestorchError, refuse
 from testorch_core.events import Source, WireEvent
 from testorch_core.gate import invalid_event
 from testorch_core.interfaces.security import AccessRequest, Allow, Close, Delay, Principal, Refuse
 from testorch_core.interfaces.transport import Handshake
+from testorch_core.items import Submission
 from testorch_core.orchestrator import DEFAULT_WINDOW, Orchestrator
 from testorch_core.protocol import CLOSE_UNAUTHENTICATED, envelope_problems
 from testorch_core.runs import RunStatus

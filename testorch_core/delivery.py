@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -23,6 +23,7 @@ LONGEST_RETRY_SECONDS: Final = 60.0
 UNEXPECTED_TRIES: Final = 3
 """How often a call is made that fails with anything but `Retryable` or `Permanent`: a defect seldom heals itself."""
 
+CALLS_AT_A_TIME: Final = 64
 SAVE_CURSORS_SECONDS: Final = 2.0
 _REGISTERED: Final = ""
 """The project under which it is noted that a reporter is not new, even if no project has a log yet."""
@@ -110,11 +111,14 @@ class ReporterFeed:
         if self._wants_events and page:
             await self._tell(lambda: self.reporter.events(page))
         results = await self._results_of(project, page) if self._wants_tests else {}
-        for event in page:
-            call = await self._call_for(event, results)
+        runs: dict[str, RunReader | None] = {}
+        for index, event in enumerate(page):
+            call = await self._call_for(event, results, runs)
             if call is not None:
                 await self._tell(call)
                 self._move(project, event.offset)
+            if index % CALLS_AT_A_TIME == 0:  # a reporter that awaits nothing must not hold up the others
+                await trio.lowlevel.checkpoint()
         if batches:
             self._move(project, batches[-1].last_offset)
 
@@ -123,24 +127,32 @@ class ReporterFeed:
         self._moved.set()
         self._moved = trio.Event()
 
-    async def _call_for(self, event: RecordedEvent, results: dict[tuple[str, str, int], Result]) -> Call | None:
+    async def _call_for(
+        self,
+        event: RecordedEvent,
+        results: Mapping[tuple[str, str, int], Result],
+        runs: dict[str, RunReader | None],
+    ) -> Call | None:
+        """The call that an event causes. `runs` keeps what was read of the page's runs: once a page is often enough."""
         if event.run_id is None or event.type not in (ev.RUN_START, ev.RUN_END, ev.TEST_END):
             return None
         key = _attempt_of(event)
         result = results.get(key) if key is not None else None
         if event.type == ev.TEST_END and result is None:
             return None
-        run = await self._run(event)
+        if event.run_id not in runs:
+            runs[event.run_id] = await self._run(event.project, event.run_id)
+        run = runs[event.run_id]
         if run is None:  # deleted since
             return None
         if event.type == ev.RUN_START:
-            return lambda: self.reporter.run_started(run)
+            return partial(self.reporter.run_started, run)
         if event.type == ev.RUN_END:
-            return lambda: self.reporter.run_finished(run)
-        return lambda: self.reporter.test_finished(run, result) if result is not None else _nothing()
+            return partial(self.reporter.run_finished, run)
+        return partial(self.reporter.test_finished, run, result) if result is not None else None
 
-    async def _run(self, event: RecordedEvent) -> RunReader | None:
-        row = await self._retried(lambda: self._store.run(event.project, event.run_id or ""))
+    async def _run(self, project: str, run_id: str) -> RunReader | None:
+        row = await self._retried(lambda: self._store.run(project, run_id))
         return StoredRun(self._store, row.run_status()) if row is not None else None
 
     async def _results_of(self, project: str, page: Sequence[RecordedEvent]) -> dict[tuple[str, str, int], Result]:
@@ -208,7 +220,3 @@ def _attempt_of(event: RecordedEvent) -> tuple[str, str, int] | None:
     if not isinstance(test_id, str):
         return None
     return event.run_id, test_id, attempt if type(attempt) is int and attempt >= 1 else 1
-
-
-async def _nothing() -> None:
-    """A call that has nothing to tell."""

@@ -17,6 +17,7 @@ import orjson
 
 from testorch_core import events as ev
 from testorch_core.events import RUNNING, SEVERITY, UNKNOWN, Source, WireEvent
+from testorch_core.payloads import duration_ms, is_ok, status_of, text, whole
 from testorch_core.runs import (
     ACTIVE,
     ENDED,
@@ -38,22 +39,6 @@ MAX_RUN_ERRORS = 20
 """Errors outside any test that a run's status shows; the log has them all."""
 
 ATTEMPT_TYPES = frozenset({ev.TEST_START, ev.TEST_END, ev.TEST_OUTPUT, ev.TEST_ATTACHMENT, ev.STEP_START, ev.STEP_END})
-
-
-def _text(payload: Mapping[str, Any], key: str) -> str | None:
-    value = payload.get(key)
-    return value if isinstance(value, str) else None
-
-
-def _whole(payload: Mapping[str, Any], key: str, least: int) -> int | None:
-    value = payload.get(key)
-    return value if type(value) is int and value >= least else None
-
-
-def _duration(payload: Mapping[str, Any]) -> float | None:
-    value = payload.get("durationMs")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and value is not None and 0 <= value < float("inf") else None
 
 
 def _participant(source: Source) -> str:
@@ -98,7 +83,7 @@ class Draft:
         payload = wire["payload"]
         if "attempt" in payload:
             return wire
-        test_id = _text(payload, "testId")
+        test_id = text(payload, "testId")
         if test_id is None:
             return wire
         last = self.last_attempt(test_id)
@@ -124,10 +109,10 @@ class Draft:
             folder(self, wire, wire["payload"], received_at, source)
 
     def _test_start(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
-        test_id = _text(payload, "testId")
+        test_id = text(payload, "testId")
         if test_id is None:
             return
-        number = _whole(payload, "attempt", 1) or 1
+        number = whole(payload, "attempt", 1) or 1
         known = self._find(test_id, number)
         if known is not None and known.started_id is not None and known.started_id >= wire["id"]:
             return
@@ -135,33 +120,33 @@ class Draft:
         attempt = attempt._replace(started_id=wire["id"], participant=_participant(source))
         shown = {
             "testId": test_id,
-            "testName": _text(payload, "testName") or test_id,
+            "testName": text(payload, "testName") or test_id,
             "attempt": number,
             "startedAt": wire["timestamp"],
-            "workerId": _text(payload, "workerId"),
+            "workerId": text(payload, "workerId"),
         }
         self._put(test_id, attempt, begin=payload, shown=shown)
 
     def _test_end(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
-        test_id = _text(payload, "testId")
+        test_id = text(payload, "testId")
         if test_id is None:
             return
-        number = _whole(payload, "attempt", 1) or 1
+        number = whole(payload, "attempt", 1) or 1
         known = self._find(test_id, number) or Attempt(number)
-        status = _status(payload, "status")
+        status = status_of(payload, "status")
         rank = (SEVERITY[status], wire["id"])
         if known.status is not None and (SEVERITY[known.status], known.ended_id or "") >= rank:
             return
         ended = known._replace(
             ended_id=wire["id"],
             status=status,
-            ok=_is_ok(payload, status),
-            duration_ms=_duration(payload),
+            ok=is_ok(payload, status),
+            duration_ms=duration_ms(payload),
         )
         self._put(test_id, ended, end=payload)
 
     def _run_plan(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
-        total = _whole(payload, "total", 0)
+        total = whole(payload, "total", 0)
         ids = payload.get("ids")
         planned = total if total is not None else len(ids) if isinstance(ids, list) else 0
         participant = _participant(source)
@@ -170,31 +155,31 @@ class Draft:
     def _run_error(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
         listed = payload.get("errors")
         first = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else payload
-        message = _text(first, "message") or "an error outside any test"
+        message = text(first, "message") or "an error outside any test"
         errors = self.head.errors
-        errors[wire["id"]] = {"id": wire["id"], "type": _text(first, "type"), "message": clip(message, 500)}
+        errors[wire["id"]] = {"id": wire["id"], "type": text(first, "type"), "message": clip(message, 500)}
         if len(errors) > MAX_RUN_ERRORS:  # the least ids stay, whatever the order they came in
             self.head.errors = dict(sorted(errors.items())[:MAX_RUN_ERRORS])
 
     def _run_start(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
         head = self.head
         head.started_at = received_at
-        head.name = _text(payload, "name")
-        head.key = _text(payload, "key")
-        head.expect = _whole(payload, "expect", 1)
-        head.previous_run_id = _text(payload, "previousRunId")
+        head.name = text(payload, "name")
+        head.key = text(payload, "key")
+        head.expect = whole(payload, "expect", 1)
+        head.previous_run_id = text(payload, "previousRunId")
         head.implicit = payload.get("implicit") is True
         metadata = payload.get("metadata")
         head.metadata = metadata if isinstance(metadata, dict) else {}
         self._run_join(wire, payload, received_at, source)
 
     def _run_join(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
-        participant = _text(payload, "participant")
+        participant = text(payload, "participant")
         if participant is not None:
             self._reconsider(lambda: self.head.participants.__setitem__(participant, ACTIVE))
 
     def _run_leave(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
-        participant = _text(payload, "participant")
+        participant = text(payload, "participant")
         if participant is not None:
             left_as = LOST if payload.get("reason") == LOST else ENDED
             self._reconsider(lambda: self.head.participants.__setitem__(participant, left_as))
@@ -202,9 +187,9 @@ class Draft:
     def _run_end(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
         def end() -> None:
             head = self.head
-            head.status = _text(payload, "status") or UNKNOWN
+            head.status = text(payload, "status") or UNKNOWN
             head.complete = payload.get("complete") is True
-            head.end_reason = _text(payload, "reason")
+            head.end_reason = text(payload, "reason")
             head.ended_at = received_at
 
         if not self.head.is_over:
@@ -363,22 +348,6 @@ def row_of(status: RunStatus, *, summary: bytes | None) -> RunRow:
         fold_version=FOLD_VERSION,
         document=orjson.dumps(status.payload()),
         summary=summary,
-    )
-
-
-def _status(payload: Mapping[str, Any], key: str) -> str:
-    word = payload.get(key)
-    return word if isinstance(word, str) and word in SEVERITY else UNKNOWN
-
-
-def _is_ok(payload: Mapping[str, Any], status: str) -> bool:
-    said = payload.get("ok")
-    if isinstance(said, bool):
-        return said
-    expected = payload.get("expectedStatus")
-    return status == (expected if isinstance(expected, str) and expected in SEVERITY else ev.PASSED) or status in (
-        ev.SKIPPED,
-        ev.TODO,
     )
 
 

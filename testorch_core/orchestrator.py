@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from testorch_core import lifecycle
-from testorch_core.committer import Committer, Decision, Item, Submission
+from testorch_core.committer import Committer
 from testorch_core.config import ServerOptions
 from testorch_core.delivery import SAVE_CURSORS_SECONDS, ReporterFeed
 from testorch_core.errors import StorageFailedError, Tally, refuse
@@ -21,6 +21,7 @@ from testorch_core.events import RUNNING, SERVER_SOURCE, RecordBatch, Source, Wi
 from testorch_core.gate import Gate
 from testorch_core.interfaces.reporter import Reporter
 from testorch_core.interfaces.storage import EventStore, RunFilter
+from testorch_core.items import Decision, Item, Submission
 from testorch_core.protocol import STORAGE_RETRY_MS
 from testorch_core.registry import RunRegistry
 from testorch_core.runs import ACTIVE, RunStatus

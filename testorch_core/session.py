@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import trio
 
-from testorch_core.committer import Submission
 from testorch_core.conversation import CloseConversation, Conversation
 from testorch_core.decoding import Decoded, decode, encode, flaw_in
 from testorch_core.errors import ConnectionClosedError, PluginFailedError, Refusal, RefusedError, refuse
 from testorch_core.interfaces.transport import Connection
+from testorch_core.items import Submission
 from testorch_core.orchestrator import Orchestrator
 from testorch_core.protocol import CLOSE_DONE, CLOSE_INTERNAL, CLOSE_RESTARTING, check_payload
 from testorch_core.router import EVENT_TYPES, answer, require_known

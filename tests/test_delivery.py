@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import trio
 
-from testorch_core.committer import Submission
 from testorch_core.config import ServerOptions
 from testorch_core.delivery import LONGEST_RETRY_SECONDS, UNEXPECTED_TRIES
 from testorch_core.events import RecordedEvent, Source
@@ -18,6 +17,7 @@ from testorch_core.hosting import HostedPlugin
 from testorch_core.interfaces.plugin import PluginContext
 from testorch_core.interfaces.reporter import Permanent, Reporter, Retryable, RunReader
 from testorch_core.interfaces.storage import EventStore
+from testorch_core.items import Submission
 from testorch_core.logs import library_log
 from testorch_core.orchestrator import Orchestrator
 from testorch_core.runs import Result

@@ -84,7 +84,7 @@ async def test_an_opening_error_stays_as_the_plugin_worded_it(log: Any):
     async def refuse(context: PluginContext) -> None:
         raise OpeningError("the port is in use")
 
-    with pytest.raises(OpeningError, match="^the port is in use$"):
+    with pytest.raises(OpeningError, match=r"^the port is in use$"):
         await host(Example(start=refuse), log)
 
 
@@ -150,7 +150,10 @@ async def test_background_tasks_end_with_the_plugin(log: Any, autojump_clock: tr
 
 
 async def test_a_cancelled_server_still_closes_its_plugins(log: Any, autojump_clock: trio.testing.MockClock):
-    plugin = Example(close=lambda: trio.sleep(1))
+    async def close() -> None:
+        await trio.sleep(1)
+
+    plugin = Example(close=close)
     with trio.move_on_after(3):
         await host(plugin, log, trio.sleep_forever)
     assert plugin.closed == 1
