@@ -147,6 +147,6 @@ def commit_of(*slices: Slice, cursors: Sequence[Cursor] = ()) -> Commit:
     return Commit(slices=slices, cursors=cursors)
 
 
-def cursor(offset: int, *, reporter: str = "slack", project: str = PROJECT) -> Cursor:
+def cursor(offset: int, *, reporter: str = "team-a", project: str = PROJECT) -> Cursor:
     """A reporter's cursor."""
     return Cursor(reporter=reporter, project=project, offset=offset)

@@ -37,7 +37,7 @@ NAMES: Final[tuple[str, ...]] = (
 """Names that must stay apart, and come back as they went in."""
 
 MAX_INTEGER: Final = 2**53 - 1
-NUMBERS: Final[tuple[int | float, ...]] = (0, -1, MAX_INTEGER, -MAX_INTEGER, 0.1, 1e-300, 1.7976931348623157e308)
+NUMBERS: Final[tuple[int | float, ...]] = (0, -1, MAX_INTEGER, -MAX_INTEGER, 0.1, -1e-300, 2**52 + 0.5)
 
 
 def _nested(levels: int) -> Any:
@@ -53,7 +53,7 @@ VALUES: Final[tuple[Any, ...]] = (
 """Any of these may stand in any field of a payload."""
 
 BEYOND_THE_DECODER: Final[tuple[Any, ...]] = (
-    float("nan"), float("inf"), float("-inf"), 10**400, "\x00", "\ud800", _nested(500),
+    float("nan"), float("inf"), float("-inf"), 1.7976931348623157e308, 10**400, "\x00", "\ud800", _nested(200),
 )  # fmt: skip
 """What no client can send, because the decoder refuses it, but what a program that embeds the core could pass on."""
 

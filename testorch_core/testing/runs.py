@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,13 +28,13 @@ class RecordedRun:
     all_results: tuple[Result, ...]
     all_events: tuple[RecordedEvent, ...]
 
-    async def results(self, *, final_only: bool = False) -> AsyncIterator[Result]:
+    async def results(self, *, final_only: bool = False) -> AsyncGenerator[Result, None]:
         """As `RunReader.results`."""
         for result in self.all_results:
             if result.final or not final_only:
                 yield result
 
-    async def events(self) -> AsyncIterator[RecordedEvent]:
+    async def events(self) -> AsyncGenerator[RecordedEvent, None]:
         """As `RunReader.events`."""
         for event in self.all_events:
             yield event
@@ -76,7 +76,9 @@ def every_kind() -> list[Told]:
         told += _test(test_id, last, attempt=2, errors=[_error("second")])
     told.append((ev.TEST_START, {"testId": "tests/test_shop.py::test_that_never_ends"}))
     told.append((ev.TEST_END, {"testId": "tests/test_shop.py::test_without_a_start", "status": "a new word"}))
-    told.append((ev.TEST_END, {"testId": "tests/test_shop.py::test_with_odd_fields", "errors": "none", "durationMs": "1"}))
+    told.append(
+        (ev.TEST_END, {"testId": "tests/test_shop.py::test_with_odd_fields", "errors": "none", "durationMs": "1"})
+    )
     told.append((ev.RUN_ERROR, {"errors": [_error("a worker died")]}))
     told.append(("test/attachment", {"testId": hostile.QUOTES, "name": "a.png", "url": "https://example.org/a.png"}))
     told.append(("x-vendor/of-a-newer-client", {"anything": [None]}))

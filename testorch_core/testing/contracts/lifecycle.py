@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from marshmallow import ValidationError
 
 from testorch_core.errors import OpeningError
 from testorch_core.interfaces.plugin import Plugin, PluginContext
@@ -91,11 +92,12 @@ class PluginContract:
         (tmp_path / "file").touch()
         for folder in (tmp_path / "missing" / "folder", tmp_path / "file"):
             plugin = new_plugin()
+            words = "it started"
             try:
                 await plugin.start(plugin_context(nursery, folder=folder))
-            except OpeningError as failure:  # what a user can mend is said in one sentence, and nothing else is raised
-                assert str(failure)
-                assert "\n" not in str(failure)
+            except OpeningError as failure:  # what a user can mend is said in one line; nothing else may be raised
+                words = str(failure)
+            assert words.splitlines() == [words]
             await _close(plugin)
         await _works(new_plugin(), plugin_context(nursery, folder=tmp_path))
 
@@ -150,7 +152,7 @@ class PluginContract:
     async def test_4c_every_default_is_a_value_that_could_be_given(self, plugin: Any) -> None:
         for spec in type(plugin.options).specs():
             if not spec.required and spec.default is not None and not spec.secret:
-                assert spec.field.deserialize(spec.default) == spec.default, spec.name
+                assert _loaded(spec) == spec.default, f"the default of `{spec.name}` is none that its field takes"
 
     async def test_4d_an_unknown_option_is_refused_with_a_near_miss(self, plugin: Any, tmp_path: Path) -> None:
         for spec in type(plugin.options).specs():
@@ -200,6 +202,14 @@ async def _close(plugin: Plugin) -> None:
 async def _works(plugin: Plugin, context: PluginContext) -> None:
     await plugin.start(context)
     await _close(plugin)
+
+
+def _loaded(spec: OptionSpec) -> Any:
+    """An option's default as its field would load it; None if it refuses it."""
+    try:
+        return spec.field.deserialize(spec.default)
+    except ValidationError:
+        return None
 
 
 def _secrets(plugin: Plugin) -> list[OptionSpec]:

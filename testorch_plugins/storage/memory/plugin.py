@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import secrets
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -55,10 +56,13 @@ class MemoryStore(EventStore):
         self._projects: dict[str, _Project] = {}
         self._cursors: dict[tuple[str, str], int] = {}
         self._documents: dict[str, dict[str, tuple[Mapping[str, Any], int]]] = {}
+        self._epoch = ""
         self._lock = trio.Lock()
         self._is_open = False
 
     async def start(self, context: PluginContext) -> None:
+        # Not the object's address, which another process may have too.
+        self._epoch = self._epoch or secrets.token_hex(8)
         self._is_open = True
 
     async def aclose(self) -> None:
@@ -66,7 +70,7 @@ class MemoryStore(EventStore):
 
     @property
     def epoch(self) -> str:
-        return f"{id(self):x}"
+        return self._epoch
 
     async def append(self, commit: Commit) -> None:
         async with self._lock:
@@ -137,35 +141,28 @@ class MemoryStore(EventStore):
     async def runs(self, where: RunFilter, *, limit: int, cursor: str | None = None) -> Page[RunRow]:
         self._require_open()
         rows = [row for project in self._projects.values() for row in project.runs.values() if _matches(row, where)]
-        rows.sort(key=lambda row: (row.started_at, row.run_id, row.project), reverse=True)
-        return _page(rows, limit, cursor, lambda row: (row.started_at, row.run_id, row.project))
+        return _page(rows, limit, cursor, lambda row: (row.started_at, row.run_id, row.project), newest_first=True)
 
     async def results(
         self, project: str, run_id: str, where: ResultFilter, *, limit: int, cursor: str | None = None
     ) -> Page[ResultRow]:
-        stored = self._project(project).results.get(run_id, {})
-        if where.attempts is not None:
-            return Page(tuple(stored[key] for key in sorted(set(where.attempts)) if key in stored))
-        rows = [stored[key] for key in sorted(stored)]
+        named = None if where.attempts is None else set(where.attempts)
         wanted = [
             row
-            for row in rows
+            for key, row in self._project(project).results.get(run_id, {}).items()
             if (row.final or not where.final_only)
             and where.status in (None, row.status)
             and where.outcome in (None, row.outcome)
+            and (named is None or key in named)
         ]
         return _page(wanted, limit, cursor, lambda row: (row.test_id, row.attempt))
 
     async def history(self, project: str, test_id: str, *, limit: int, cursor: str | None = None) -> Page[ResultRow]:
         kept = self._project(project)
-        newest = sorted(kept.runs.values(), key=lambda row: (row.started_at, row.run_id), reverse=True)
         rows = [
-            row
-            for run in newest
-            for row in kept.results.get(run.run_id, {}).values()
-            if row.test_id == test_id and row.final
+            row for results in kept.results.values() for row in results.values() if row.test_id == test_id and row.final
         ]
-        return _page(rows, limit, cursor, lambda row: (row.run_id, row.test_id))
+        return _page(rows, limit, cursor, lambda row: (kept.runs[row.run_id].started_at, row.run_id), newest_first=True)
 
     async def stream(self, project: str, stream_id: str) -> StreamRow | None:
         return self._project(project).streams.get(stream_id)
@@ -241,7 +238,8 @@ def _put_slice(project: _Project, part: Slice) -> None:
         kept = project.results.setdefault(row.run_id, {})
         old = kept.get((row.test_id, row.attempt))
         if old is not None:
-            row = replace(row, begin=row.begin or old.begin, end=row.end or old.end)
+            begin = old.begin if row.begin is None else row.begin
+            row = replace(row, begin=begin, end=old.end if row.end is None else row.end)
         kept[row.test_id, row.attempt] = row
 
 
@@ -254,14 +252,19 @@ def _matches(row: RunRow, where: RunFilter) -> bool:
     return all(wanted in (None, read(row)) for read, wanted in pairs) and row.run_id.startswith(where.prefix or "")
 
 
-def _page(rows: Sequence[Row], limit: int, cursor: str | None, place: Callable[[Row], tuple[Any, ...]]) -> Page[Row]:
-    """A page of rows that are in order already. The cursor is the place of the last row shown, so that rows which come
-    in before it later neither repeat nor hide any."""
-    start = 0
+def _page(
+    rows: Sequence[Row],
+    limit: int,
+    cursor: str | None,
+    place: Callable[[Row], tuple[Any, ...]],
+    *,
+    newest_first: bool = False,
+) -> Page[Row]:
+    """A page of rows in the order of their places. The cursor is the place of the last row shown, so that rows which come
+    and go between two pages, that one among them, neither repeat nor hide any."""
+    wanted = sorted(rows, key=place, reverse=newest_first)
     if cursor is not None:
         last = tuple(json.loads(cursor))
-        places = [place(row) for row in rows]
-        start = places.index(last) + 1 if last in places else 0
-    following = start + limit
-    more = following < len(rows)
-    return Page(tuple(rows[start:following]), json.dumps(place(rows[following - 1])) if more else None)
+        wanted = [row for row in wanted if (place(row) < last if newest_first else place(row) > last)]
+    shown = tuple(wanted[:limit])
+    return Page(shown, json.dumps(place(shown[-1])) if len(wanted) > limit else None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import zstandard
-from sqlalchemy import Connection, Row, Select, and_, or_, select, tuple_
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select, tuple_
 
 from testorch_core.events import RecordBatch, Source
 from testorch_core.interfaces.storage import Page, ResultFilter, RunFilter, StreamRow
@@ -17,6 +17,8 @@ from testorch_plugins.storage.sql.tables import batches, cursors, projects, resu
 from testorch_plugins.storage.sql.writing import ZSTD, history_key
 
 _MAX_BATCH_BYTES = 256 * 1024 * 1024
+_PAIRS_AT_A_TIME = 400
+"""Two variables each; SQLite takes at most 32,766 in a statement, older ones 999."""
 
 
 def heads(connection: Connection) -> dict[str, int]:
@@ -95,7 +97,8 @@ def run_page(connection: Connection, where: RunFilter, *, limit: int, cursor: st
         if value is not None:
             query = query.where(column == value)
     if where.prefix is not None:
-        query = query.where(runs.c.run_id.startswith(where.prefix, autoescape=True))
+        # Not LIKE, which SQLite compares without regard to case.
+        query = query.where(func.substr(runs.c.run_id, 1, len(where.prefix)) == where.prefix)
     if cursor is not None:
         started_at, run_id, row_id = decode_cursor(cursor)
         query = query.where(tuple_(runs.c.started_at, runs.c.run_id, runs.c.id) < tuple_(started_at, run_id, row_id))
@@ -110,8 +113,6 @@ def result_page(
     found = connection.execute(run_query).one_or_none()
     if found is None:
         return Page(())
-    if where.attempts is not None:
-        return Page(tuple(_attempts(connection, found.id, run_id, where.attempts)))
     query = select(results).where(results.c.run == found.id).order_by(results.c.test_id, results.c.attempt)
     if where.final_only:
         query = query.where(results.c.final)
@@ -121,7 +122,10 @@ def result_page(
     if cursor is not None:
         test_id, attempt = decode_cursor(cursor)
         query = query.where(_after(test_id, attempt))
-    rows = list(connection.execute(query.limit(limit + 1)))
+    if where.attempts is None:
+        rows = list(connection.execute(query.limit(limit + 1)))
+    else:
+        rows = _named(connection, query, where.attempts)[: limit + 1]
     return _page(rows, limit, [_result(row, run_id) for row in rows[:limit]], lambda row: [row.test_id, row.attempt])
 
 
@@ -131,20 +135,18 @@ def _after(test_id: str, attempt: int) -> Any:
     return and_(results.c.test_id >= test_id, beyond)
 
 
-def _attempts(connection: Connection, row_id: int, run_id: str, attempts: Sequence[tuple[str, int]]) -> list[ResultRow]:
-    found: list[ResultRow] = []
-    for start in range(0, len(attempts), 400):  # SQLite takes at most 32,766 variables, older ones 999
-        part = attempts[start : start + 400]
-        query = select(results).where(
-            results.c.run == row_id, tuple_(results.c.test_id, results.c.attempt).in_(list(part))
-        )
-        found += [_result(row, run_id) for row in connection.execute(query)]
-    return sorted(found, key=lambda row: (row.test_id, row.attempt))
+def _named(connection: Connection, query: Select[Any], attempts: Sequence[tuple[str, int]]) -> list[Row[Any]]:
+    """The rows of those attempts, in the query's order: that of the pairs."""
+    pairs, found = sorted(set(attempts)), list[Row[Any]]()
+    for start in range(0, len(pairs), _PAIRS_AT_A_TIME):
+        some = tuple_(results.c.test_id, results.c.attempt).in_(pairs[start : start + _PAIRS_AT_A_TIME])
+        found += connection.execute(query.where(some))
+    return found
 
 
 def history(connection: Connection, project: str, test_id: str, *, limit: int, cursor: str | None) -> Page[ResultRow]:
     query: Select[Any] = (
-        select(results, runs.c.run_id, runs.c.started_at, runs.c.id.label("row_id"))
+        select(results, runs.c.run_id, runs.c.started_at)
         .join(runs, runs.c.id == results.c.run)
         .join(projects, projects.c.id == runs.c.project_id)
         .where(
@@ -153,14 +155,13 @@ def history(connection: Connection, project: str, test_id: str, *, limit: int, c
             results.c.test_id == test_id,
             results.c.final,
         )
-        .order_by(runs.c.started_at.desc(), runs.c.id.desc())
+        .order_by(runs.c.started_at.desc(), runs.c.run_id.desc())
     )
     if cursor is not None:
-        query = query.where(tuple_(runs.c.started_at, runs.c.id) < tuple_(*decode_cursor(cursor)))
+        query = query.where(tuple_(runs.c.started_at, runs.c.run_id) < tuple_(*decode_cursor(cursor)))
     rows = list(connection.execute(query.limit(limit + 1)))
-    return _page(
-        rows, limit, [_result(row, row.run_id) for row in rows[:limit]], lambda row: [row.started_at, row.row_id]
-    )
+    shown = [_result(row, row.run_id) for row in rows[:limit]]
+    return _page(rows, limit, shown, lambda row: [row.started_at, row.run_id])
 
 
 def _result(row: Row[Any], run_id: str) -> ResultRow:

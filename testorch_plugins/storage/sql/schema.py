@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from importlib import resources
 
 from sqlalchemy import Connection, insert, inspect, select, text
@@ -11,6 +12,7 @@ from testorch_core.errors import OpeningError
 from testorch_plugins.storage.sql.tables import REVISION, meta, metadata
 
 EPOCH_BYTES = 8
+MIGRATIONS = resources.files("testorch_plugins.storage.sql") / "migrations"
 
 
 def prepare(connection: Connection, *, place: str) -> None:
@@ -51,7 +53,7 @@ def migrate(connection: Connection, *, place: str, revision: str) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(resources.files("testorch_plugins.storage.sql") / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, REVISION)
 
@@ -61,18 +63,25 @@ def epoch(connection: Connection) -> str:
     return str(connection.execute(select(meta.c.value).where(meta.c.key == "epoch")).scalar_one())
 
 
+def require_ours(tables: Collection[str], *, place: str) -> None:
+    """Raises `OpeningError` for a database that holds tables of something else. An empty one may become ours."""
+    if tables and not {"alembic_version", "meta", "batches"}.issubset(tables):  # others use Alembic too
+        raise OpeningError(f"{place} is not a testorch database: it has tables of something else; choose another")
+
+
 def _revision(connection: Connection, place: str) -> str | None:
     tables = inspect(connection).get_table_names()
-    if "alembic_version" in tables:
-        return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
-    if tables:
-        raise OpeningError(f"{place} is not a testorch database: it has tables of something else")
-    return None
+    require_ours(tables, place=place)
+    if not tables:
+        return None
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    if revision is None:
+        raise OpeningError(f"{place} doesn't say which schema it has; restore it from a backup")
+    return str(revision)
 
 
 def _known_revisions() -> set[str]:
-    versions = resources.files("testorch_plugins.storage.sql") / "migrations" / "versions"
-    names = [entry.name for entry in versions.iterdir()]
+    names = [entry.name for entry in (MIGRATIONS / "versions").iterdir()]
     return {name.split("_")[0] for name in names if name[:1].isdigit() and name.endswith(".py")}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import trio
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from testorch_core.errors import StorageFailedError
@@ -28,7 +28,6 @@ from testorch_core.interfaces.storage import (
 from testorch_core.runs import ResultRow, RunRow
 from testorch_plugins.storage.sql import reading, writing
 from testorch_plugins.storage.sql.documents import SqlDocuments
-from testorch_plugins.storage.sql.tables import projects, runs
 
 Answer = TypeVar("Answer")
 
@@ -108,12 +107,7 @@ class SqlStore(EventStore):
         await self.writing(lambda connection: writing.put_cursors(connection, cursors))
 
     async def delete_runs(self, project: str, run_ids: Sequence[str]) -> int:
-        def change(connection: Connection) -> int:
-            project_id = select(projects.c.id).where(projects.c.name == project).scalar_subquery()
-            where = (runs.c.project_id == project_id, runs.c.run_id.in_(list(run_ids)))
-            return connection.execute(delete(runs).where(*where)).rowcount
-
-        return await self.writing(change)
+        return await self.writing(partial(writing.delete_runs, project=project, run_ids=run_ids))
 
     # Reading.
 
@@ -177,7 +171,13 @@ class _SqlLockedLog(LockedLog):
 
     async def append(self, commit: Commit) -> None:
         def change(connection: Connection) -> None:
-            writing.append(connection, commit)
+            point = connection.begin_nested()  # so that a commit that is refused leaves the lock as it was before it
+            try:
+                writing.append(connection, commit)
+            except BaseException:
+                with suppress(DBAPIError):  # where the disk is full, SQLite has rolled back everything by itself
+                    point.rollback()
+                raise
             connection.commit()
 
         await self._run(lambda: self._query(change))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import zstandard
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -20,7 +22,12 @@ from testorch_plugins.storage.sql.tables import batches, cursors, plain_events, 
 PLAIN_JSON: Final = 0
 ZSTD: Final = 1
 _COMPRESS_FROM_BYTES: Final = 512
-_compressor = zstandard.ZstdCompressor(level=3)
+_IDS_AT_A_TIME: Final = 500
+"""SQLite takes at most 32,766 variables in a statement, older ones 999."""
+
+_compressors = threading.local()
+"""A compressor for every thread that writes: one must not be used by two threads at once, and making one costs more than
+compressing a batch."""
 
 
 def upsert(connection: Connection, table: Any) -> Any:
@@ -31,15 +38,16 @@ def upsert(connection: Connection, table: Any) -> Any:
 
 def append(connection: Connection, commit: Commit) -> None:
     """Store a commit. Raises `BehindError` or `DuplicatesError`; the caller rolls back on any exception."""
+    plain: list[tuple[KnownEvent, int]] = []
     for part in commit.slices:
         project_id = _advance_head(connection, part)
         run_ids = _put_runs(connection, project_id, part)
         _put_batches(connection, project_id, part.batches, run_ids)
         _put_results(connection, part.project, part.results, run_ids)
         _put_streams(connection, project_id, part.streams, run_ids)
+        plain += [(one, run_ids[one.run_id]) for one in part.plain]
     # Last, so that a commit with duplicates fails on nothing else first; it fails as a whole either way.
-    for part in commit.slices:
-        _put_plain(connection, part)
+    _put_plain(connection, plain)
     put_cursors(connection, commit.cursors)
 
 
@@ -63,10 +71,11 @@ def _advance_head(connection: Connection, part: Slice) -> int:
 def _put_runs(connection: Connection, project_id: int, part: Slice) -> dict[str, int]:
     """Store the run rows; returns the database's ids of all runs that the slice speaks of."""
     found = {row.run_id: _put_run(connection, project_id, row) for row in part.runs}
-    spoken = {batch.run_id for batch in part.batches} | {row.run_id for row in part.results}
+    spoken = {one.run_id for one in part.batches} | {one.run_id for one in part.results}
+    spoken |= {one.run_id for one in part.streams} | {one.run_id for one in part.plain}
     missing = [run_id for run_id in spoken if run_id is not None and run_id not in found]
-    if missing:
-        where = (runs.c.project_id == project_id, runs.c.run_id.in_(missing))
+    for some in _in_portions(missing):
+        where = (runs.c.project_id == project_id, runs.c.run_id.in_(some))
         found |= {row.run_id: row.id for row in connection.execute(select(runs.c.run_id, runs.c.id).where(*where))}
     return found
 
@@ -98,7 +107,7 @@ def _put_batches(
 def _batch_row(project_id: int, batch: RecordBatch, run_ids: Mapping[str, int]) -> dict[str, Any]:
     encoding, body = PLAIN_JSON, batch.body
     if len(body) >= _COMPRESS_FROM_BYTES:
-        encoding, body = ZSTD, _compressor.compress(body)
+        encoding, body = ZSTD, _compressor().compress(body)
     return {
         "project_id": project_id,
         "last_offset": batch.last_offset,
@@ -111,6 +120,13 @@ def _batch_row(project_id: int, batch: RecordBatch, run_ids: Mapping[str, int]) 
         "encoding": encoding,
         "body": body,
     }
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    if not hasattr(_compressors, "one"):
+        _compressors.one = zstandard.ZstdCompressor(level=3)
+    one: zstandard.ZstdCompressor = _compressors.one
+    return one
 
 
 def _put_results(connection: Connection, project: str, rows: Sequence[ResultRow], run_ids: Mapping[str, int]) -> None:
@@ -157,7 +173,7 @@ def _put_streams(
     if not rows:
         return
     statement = upsert(connection, streams)
-    names = ("acked_seq", "accepted", "refused", "duplicates", "digest", "state")
+    names = ("run", "acked_seq", "accepted", "refused", "duplicates", "digest", "state")
     statement = statement.on_conflict_do_update(
         index_elements=["project_id", "stream_id"], set_={name: statement.excluded[name] for name in names}
     )
@@ -165,32 +181,27 @@ def _put_streams(
         statement,
         [
             {"project_id": project_id, "stream_id": row.stream_id, "run": run_ids[row.run_id]}
-            | {name: getattr(row, name) for name in names}
+            | {name: getattr(row, name) for name in names if name != "run"}
             for row in rows
         ],
     )
 
 
-def _put_plain(connection: Connection, part: Slice) -> None:
-    if not part.plain:
+def _put_plain(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) -> None:
+    """Remember the plain events of a commit, each with the database's id of its run. Raises `DuplicatesError`."""
+    if not plain:
         return
-    by_run: dict[str, list[KnownEvent]] = {}
-    for one in part.plain:
-        by_run.setdefault(one.run_id, []).append(one)
-    query = select(runs.c.run_id, runs.c.id).join(projects).where(projects.c.name == part.project)
-    ids = {row.run_id: row.id for row in connection.execute(query.where(runs.c.run_id.in_(list(by_run))))}
-    rows = [
-        {"run": ids[run_id], "event_id": one.event_id, "content_hash": one.content_hash}
-        for run_id, events in by_run.items()
-        for one in events
-    ]
+    rows = [{"run": run, "event_id": one.event_id, "content_hash": one.content_hash} for one, run in plain]
     point = connection.begin_nested()
     try:
         connection.execute(insert(plain_events), rows)
         point.commit()
     except IntegrityError:
         point.rollback()
-        raise DuplicatesError(_known(connection, part.project, by_run, ids)) from None
+        known = _known(connection, plain)
+        if not known:  # something else was violated; without this, the core would try the same commit for ever
+            raise
+        raise DuplicatesError(known) from None
 
 
 _known_query = select(plain_events.c.event_id, plain_events.c.content_hash).where(
@@ -198,14 +209,30 @@ _known_query = select(plain_events.c.event_id, plain_events.c.content_hash).wher
 )
 
 
-def _known(
-    connection: Connection, project: str, by_run: Mapping[str, Sequence[KnownEvent]], ids: Mapping[str, int]
-) -> list[KnownEvent]:
+def _known(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) -> list[KnownEvent]:
+    """Those of the plain events that are stored already, as they are stored."""
+    by_run: dict[int, dict[str, KnownEvent]] = {}
+    for one, run in plain:
+        by_run.setdefault(run, {})[one.event_id] = one
     return [
-        KnownEvent(project, run_id, row.event_id, row.content_hash)
-        for run_id, events in by_run.items()
-        for row in connection.execute(_known_query, {"run": ids[run_id], "ids": [one.event_id for one in events]})
+        replace(asked[row.event_id], content_hash=row.content_hash)
+        for run, asked in by_run.items()
+        for some in _in_portions(list(asked))
+        for row in connection.execute(_known_query, {"run": run, "ids": some})
     ]
+
+
+def _in_portions(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + _IDS_AT_A_TIME] for start in range(0, len(ids), _IDS_AT_A_TIME))
+
+
+def delete_runs(connection: Connection, project: str, run_ids: Sequence[str]) -> int:
+    """Remove runs, and by cascades whatever belongs to them; returns how many there were."""
+    project_id = select(projects.c.id).where(projects.c.name == project).scalar_subquery()
+    return sum(
+        connection.execute(delete(runs).where(runs.c.project_id == project_id, runs.c.run_id.in_(some))).rowcount
+        for some in _in_portions(run_ids)
+    )
 
 
 def put_cursors(connection: Connection, given: Sequence[Cursor]) -> None:

@@ -23,6 +23,9 @@ from testorch_plugins.storage.sqlite.options import SqliteOptions
 JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
 """What a WAL is cut back to once it has been checkpointed."""
 
+PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", f"journal_size_limit={JOURNAL_LIMIT_BYTES}")
+"""Set on every connection, after the busy timeout and the journal mode."""
+
 
 class SqliteStore(SqlStore):
     """Keeps everything in one SQLite file. What `append` has returned outlives a power cut."""
@@ -37,7 +40,8 @@ class SqliteStore(SqlStore):
         self._lock: FileLock | None = None
 
     async def start(self, context: PluginContext) -> None:
-        path = context.folder / self.options.path
+        # Resolved, so that a second server finds the lock file whatever links it came by.
+        path = (context.folder / self.options.path).resolve()
         await trio.to_thread.run_sync(lambda: self._open(path, read_only=context.read_only), limiter=self._write_thread)
 
     def _open(self, path: Path, *, read_only: bool) -> None:
@@ -62,8 +66,10 @@ class SqliteStore(SqlStore):
             return _connect(path, busy_timeout_seconds=self.options.busy_timeout_seconds, read_only=read_only)
 
         engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=size, max_overflow=0)
-        if size == 1:  # the writer: a read transaction that turns into a write would ignore the busy timeout
-            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        # Nothing else begins one: the driver commits by itself. The writer's is immediate, because a read transaction that
+        # turns into a write ignores the busy timeout; a reader's makes the statements of one query see the same state.
+        begin = "BEGIN IMMEDIATE" if size == 1 else "BEGIN"
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         return engine
 
     def _lock_heads(self, connection: Connection, names: Sequence[str]) -> None:
@@ -98,18 +104,23 @@ def _connect(path: Path, *, busy_timeout_seconds: float, read_only: bool) -> sql
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
     )
-    # The busy timeout first, so that it already holds for the change of the journal mode.
-    connection.execute(f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}")
-    if not read_only:
-        answer = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-        if answer != "wal":
-            connection.close()
-            raise OpeningError(f"`{path}` can't be put into WAL mode (its journal mode is `{answer}`)")
-    for pragma in (
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        "trusted_schema=OFF",
-        f"journal_size_limit={JOURNAL_LIMIT_BYTES}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        # The busy timeout first, so that it already holds for the change of the journal mode.
+        connection.execute(f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}")
+        if not read_only:
+            _use_wal(connection, path)
+        for pragma in PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
+    # The journal mode stays in the file, so somebody else's database must be known for one before it is changed.
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    schema.require_ours([name for (name,) in tables], place=f"`{path}`")
+    answer = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if answer != "wal":
+        raise OpeningError(f"`{path}` can't be put into WAL mode (its journal mode is `{answer}`)")

@@ -32,7 +32,7 @@ def _create_runs() -> None:
     op.create_table(
         "runs",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("project_id", sa.ForeignKey("projects.id"), nullable=False),
+        sa.Column("project_id", sa.Integer, sa.ForeignKey("projects.id"), nullable=False),
         sa.Column("run_id", sa.Text, nullable=False),
         sa.Column("key", sa.Text),
         sa.Column("status", sa.Text, nullable=False),
@@ -53,10 +53,10 @@ def _create_runs() -> None:
 def _create_batches() -> None:
     op.create_table(
         "batches",
-        sa.Column("project_id", sa.ForeignKey("projects.id"), primary_key=True),
+        sa.Column("project_id", sa.Integer, sa.ForeignKey("projects.id"), primary_key=True),
         sa.Column("last_offset", _offset, primary_key=True, autoincrement=False),
         sa.Column("first_offset", _offset, nullable=False),
-        sa.Column("run", sa.ForeignKey("runs.id", ondelete="CASCADE")),
+        sa.Column("run", sa.Integer, sa.ForeignKey("runs.id", ondelete="CASCADE")),
         sa.Column("source", sa.Text, nullable=False),
         sa.Column("received_at", sa.BigInteger, nullable=False),
         sa.Column("last_seq", sa.BigInteger),
@@ -70,7 +70,7 @@ def _create_batches() -> None:
 def _create_results() -> None:
     op.create_table(
         "results",
-        sa.Column("run", sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("run", sa.Integer, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("test_id", sa.Text, primary_key=True),
         sa.Column("attempt", sa.Integer, primary_key=True),
         sa.Column("test_key", sa.BigInteger, nullable=False),
@@ -88,16 +88,16 @@ def _create_results() -> None:
 def _create_positions() -> None:
     op.create_table(
         "plain_events",
-        sa.Column("run", sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("run", sa.Integer, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("event_id", sa.Text, primary_key=True),
         sa.Column("content_hash", sa.LargeBinary, nullable=False),
         sqlite_with_rowid=False,
     )
     op.create_table(
         "streams",
-        sa.Column("project_id", sa.ForeignKey("projects.id"), primary_key=True),
+        sa.Column("project_id", sa.Integer, sa.ForeignKey("projects.id"), primary_key=True),
         sa.Column("stream_id", sa.Text, primary_key=True),
-        sa.Column("run", sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("run", sa.Integer, sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
         sa.Column("acked_seq", sa.BigInteger, nullable=False),
         sa.Column("accepted", sa.BigInteger, nullable=False),
         sa.Column("refused", sa.BigInteger, nullable=False),
