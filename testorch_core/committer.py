@@ -176,5 +176,9 @@ class Committer:
 
 
 def _learn(known: dict[PlainId, bytes], stored: Iterable[KnownEvent]) -> None:
+    """Take duplicates in. Raises `StorageFailedError` when they say nothing new: the next try would fail in the same way."""
+    before = len(known)
     for one in stored:
         known[one.project, one.run_id, one.event_id] = one.content_hash
+    if len(known) == before:
+        raise StorageFailedError("the store refuses events as duplicates, and does not say which")

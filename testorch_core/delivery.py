@@ -15,7 +15,7 @@ from testorch_core.errors import StorageFailedError
 from testorch_core.events import RecordedEvent
 from testorch_core.interfaces.reporter import Permanent, Reporter, Retryable, RunReader
 from testorch_core.interfaces.storage import Cursor, EventStore, ResultFilter
-from testorch_core.runs import Result
+from testorch_core.results import Result
 from testorch_core.tail import LogTail, StoredRun
 
 FIRST_RETRY_SECONDS: Final = 0.5

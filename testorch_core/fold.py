@@ -18,6 +18,7 @@ import orjson
 from testorch_core import events as ev
 from testorch_core.events import RUNNING, SEVERITY, UNKNOWN, Source, WireEvent
 from testorch_core.payloads import duration_ms, is_ok, status_of, text, whole
+from testorch_core.results import ResultRow, RunRow
 from testorch_core.runs import (
     ACTIVE,
     ENDED,
@@ -25,13 +26,11 @@ from testorch_core.runs import (
     LOST,
     MAX_RUNNING_SHOWN,
     Attempt,
-    ResultRow,
-    RunRow,
     RunState,
     RunStatus,
     Standing,
     standing,
-)  # fmt: skip
+)
 from testorch_core.summary import summarize
 from testorch_core.text import clip
 

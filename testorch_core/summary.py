@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import orjson
 
-from testorch_core.runs import RunRow, RunState, standing
+from testorch_core.results import RunRow
+from testorch_core.runs import RunState, standing
 
 SLOTS_PER_DOUBLING: Final = 4
 """Logarithmic slots, four for each doubling: a percentile read from them is within 2**(1/8), 9 %, of the true one."""

@@ -10,7 +10,8 @@ import trio
 
 from testorch_core.events import RecordBatch, RecordedEvent
 from testorch_core.interfaces.storage import EventStore, ResultFilter
-from testorch_core.runs import Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunStatus
 
 TAIL_BYTES: Final = 8 * 1024 * 1024
 """How much of a project's newest log is kept in memory for readers that keep up."""

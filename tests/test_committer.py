@@ -10,7 +10,7 @@ import trio
 from support import MEMORY, clients, configured, running
 
 from testorch_core.config import ServerOptions
-from testorch_core.errors import RefusedError, StorageFailedError
+from testorch_core.errors import DuplicatesError, RefusedError, StorageFailedError
 from testorch_core.events import Source
 from testorch_core.gate import Gate
 from testorch_core.hosting import HostedPlugin
@@ -201,3 +201,15 @@ async def test_participants_that_do_not_return_after_a_restart_are_lost(autojump
 def _passed(number: int) -> dict[str, Any]:
     payload = {"testId": f"t{number}", "status": "passed"}
     return {"id": f"p{number}", "type": "test/end", "timestamp": 1, "payload": payload}
+
+
+async def test_a_store_that_names_no_duplicates_is_a_failure_and_no_endless_loop(
+    autojump_clock: trio.testing.MockClock,
+):
+    class Vague(MemoryStore):
+        async def append(self, commit: Commit) -> None:
+            raise DuplicatesError([])
+
+    async with opened(Vague("m", None), Path()) as store, nodes(store, 1) as [node]:
+        with pytest.raises(RefusedError, match="does not say which"):
+            await node.start_run("p", {"runId": "r"}, participant="a", source=NODE)

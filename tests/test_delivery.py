@@ -20,7 +20,7 @@ from testorch_core.interfaces.storage import EventStore
 from testorch_core.items import Submission
 from testorch_core.logs import library_log
 from testorch_core.orchestrator import Orchestrator
-from testorch_core.runs import Result
+from testorch_core.results import Result
 from testorch_plugins.storage.memory.plugin import MemoryStore
 
 NODE = Source("node")

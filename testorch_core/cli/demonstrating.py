@@ -18,7 +18,8 @@ from testorch_core.config import Configuration, defaults
 from testorch_core.errors import UsageError
 from testorch_core.interfaces.storage import EventStore
 from testorch_core.logs import server_log
-from testorch_core.runs import Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunStatus
 from testorch_core.server import Server, with_store
 from testorch_core.tail import StoredRun
 

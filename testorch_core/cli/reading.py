@@ -22,7 +22,8 @@ from testorch_core.interfaces.reporter import Renderer
 from testorch_core.interfaces.storage import EventStore, RunFilter
 from testorch_core.loading import installed_plugins, load_plugin
 from testorch_core.logs import server_log
-from testorch_core.runs import Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunStatus
 from testorch_core.server import with_store
 from testorch_core.tail import StoredRun
 

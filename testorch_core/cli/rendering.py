@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from testorch_core.runs import Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunStatus
 from testorch_core.text import visible
 
 _SHOWN_COUNTS = (

@@ -9,7 +9,8 @@ from typing import Protocol
 from testorch_core.errors import TestorchError
 from testorch_core.events import RecordedEvent
 from testorch_core.interfaces.plugin import Plugin
-from testorch_core.runs import Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunStatus
 
 
 class Retryable(TestorchError):  # noqa: N818 - the name says what the core will do, not that something went wrong

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from testorch_core.errors import KnownEvent
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.plugin import Plugin
-from testorch_core.runs import ResultRow, RunRow
+from testorch_core.results import ResultRow, RunRow
 
 Row = TypeVar("Row")
 
@@ -86,7 +86,10 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFilter:
-    """Which results of a run a query is about; None means any. `attempts` names (testId, attempt) pairs."""
+    """Which results of a run a query is about; None means any. `attempts` names (testId, attempt) pairs.
+
+    All that is said must hold, and pages and cursors are the same whatever is said.
+    """
 
     final_only: bool = False
     status: str | None = None
@@ -131,7 +134,11 @@ class LockedLog(ABC):
 
     @abstractmethod
     async def append(self, commit: Commit) -> None:
-        """As `EventStore.append`, within the locking transaction, which it ends; never raises `BehindError`."""
+        """As `EventStore.append`, within the locking transaction, which it ends; never raises `BehindError`.
+
+        When it raises, nothing has been stored and the lock is still held, so that the commit can be mended and appended
+        again.
+        """
 
 
 class EventStore(Plugin):
@@ -155,7 +162,9 @@ class EventStore(Plugin):
 
         Raises `BehindError` when a project's head is not the slice's `expected_head`, `DuplicatesError` naming every plain
         event of the commit that is stored already, `StorageFailedError` when the promise can't be kept. Whenever it raises,
-        nothing has been stored. When cancelled, either all or nothing has been stored, and `head` tells which.
+        nothing has been stored. When cancelled, either all or nothing has been stored, and `heads` tells which.
+
+        Every run that a slice speaks of has its row in the slice, or stored already.
         """
 
     @abstractmethod
@@ -193,7 +202,7 @@ class EventStore(Plugin):
 
     @abstractmethod
     async def history(self, project: str, test_id: str, *, limit: int, cursor: str | None = None) -> Page[ResultRow]:
-        """The last attempts of one test, the newest run first."""
+        """The last attempts of one test, the newest run first (as `runs` has them)."""
 
     @abstractmethod
     async def stream(self, project: str, stream_id: str) -> StreamRow | None:

@@ -17,7 +17,7 @@ from testorch_core.interfaces.reporter import Reporter, RunReader
 from testorch_core.interfaces.transport import Connection, Handshake
 from testorch_core.logs import library_log
 from testorch_core.options import Options
-from testorch_core.runs import Result
+from testorch_core.results import Result
 
 Answer = TypeVar("Answer")
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 from testorch_core import events as ev
 from testorch_core.events import RecordedEvent, Source
 from testorch_core.fold import Draft
-from testorch_core.runs import Result, RunState, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunState, RunStatus
 from testorch_core.testing import hostile
 
 Told = tuple[str, Mapping[str, Any]]

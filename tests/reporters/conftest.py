@@ -16,7 +16,8 @@ from testorch_core.fold import Draft
 from testorch_core.interfaces.plugin import PluginContext
 from testorch_core.interfaces.storage import Commit, Slice
 from testorch_core.options import Options
-from testorch_core.runs import Result, ResultRow, RunState
+from testorch_core.results import Result, ResultRow
+from testorch_core.runs import RunState
 from testorch_core.tail import LogTail, StoredRun
 from testorch_plugins.storage.memory.plugin import MemoryStore
 

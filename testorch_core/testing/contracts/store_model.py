@@ -13,7 +13,7 @@ import pytest
 from testorch_core.errors import BehindError, DuplicatesError, KnownEvent
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.storage import Commit, EventStore, ResultFilter, RunFilter, Slice
-from testorch_core.runs import ResultRow, RunRow
+from testorch_core.results import ResultRow, RunRow
 from testorch_core.testing.commits import NOW_MS, commit_of, cursor, result_row, run_row, slice_of
 from testorch_core.testing.contracts.store_case import StoreCase, all_pages, log_of
 

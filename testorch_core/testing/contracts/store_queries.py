@@ -8,7 +8,7 @@ import pytest
 
 from testorch_core.events import FAILED, PASSED, RUNNING
 from testorch_core.interfaces.storage import EventStore, Page, ResultFilter, RunFilter, Slice
-from testorch_core.runs import ResultRow, RunRow
+from testorch_core.results import ResultRow, RunRow
 from testorch_core.testing.commits import (
     NOW_MS,
     PROJECT,

@@ -7,7 +7,8 @@ import re
 from typing import Any, Final
 
 from testorch_core import events as ev
-from testorch_core.runs import EXPECTED_FAILED, Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import EXPECTED_FAILED, RunStatus
 from testorch_core.text import UNSEEN, without_ansi
 from testorch_core.text import visible as seen
 

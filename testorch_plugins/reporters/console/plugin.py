@@ -12,7 +12,8 @@ import trio
 from testorch_core.interfaces.plugin import PluginContext, ThreadRunner
 from testorch_core.interfaces.reporter import Reporter, RunReader
 from testorch_core.options import Options
-from testorch_core.runs import Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunStatus
 from testorch_plugins.reporters.console.lines import is_worth_a_line
 from testorch_plugins.reporters.console.options import ConsoleOptions
 from testorch_plugins.reporters.console.screens import Screen, open_screen, open_stream

@@ -10,7 +10,8 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from testorch_core import events as ev
-from testorch_core.runs import Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunStatus
 from testorch_plugins.reporters.console.lines import (
     MAX_MESSAGE_CHARACTERS,
     MAX_NAME_CHARACTERS,

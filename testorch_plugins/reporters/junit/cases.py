@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from xml.etree.ElementTree import Element, SubElement
 
-from testorch_core.runs import Result, RunStatus
+from testorch_core.results import Result
+from testorch_core.runs import RunStatus
 from testorch_core.text import clip
 from testorch_plugins.reporters.junit.output import CapturedOutput
 from testorch_plugins.reporters.junit.text import (

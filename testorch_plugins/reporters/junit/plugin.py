@@ -15,7 +15,7 @@ from testorch_core.errors import OpeningError, StorageFailedError
 from testorch_core.interfaces.plugin import PluginContext
 from testorch_core.interfaces.reporter import Renderer, Retryable, RunReader
 from testorch_core.options import Options
-from testorch_core.runs import Result
+from testorch_core.results import Result
 from testorch_plugins.reporters.junit.document import Document, Survey
 from testorch_plugins.reporters.junit.files import AtomicFile, file_name
 from testorch_plugins.reporters.junit.options import JunitOptions

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from testorch_core import events as ev
-from testorch_core.runs import Result
+from testorch_core.results import Result
 
 FAILURE: Final = "failure"
 ERROR: Final = "error"

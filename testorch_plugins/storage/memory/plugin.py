@@ -28,7 +28,7 @@ from testorch_core.interfaces.storage import (
     Slice,
     StreamRow,
 )  # fmt: skip
-from testorch_core.runs import ResultRow, RunRow
+from testorch_core.results import ResultRow, RunRow
 
 Row = TypeVar("Row")
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, and_, func, or_, select, tuple_
 
 from testorch_core.events import RecordBatch, Source
 from testorch_core.interfaces.storage import Page, ResultFilter, RunFilter, StreamRow
-from testorch_core.runs import ResultRow, RunRow
+from testorch_core.results import ResultRow, RunRow
 from testorch_plugins.storage.sql.tables import batches, cursors, projects, results, runs, streams
 from testorch_plugins.storage.sql.writing import ZSTD, history_key
 

@@ -25,7 +25,7 @@ from testorch_core.interfaces.storage import (
     RunFilter,
     StreamRow,
 )  # fmt: skip
-from testorch_core.runs import ResultRow, RunRow
+from testorch_core.results import ResultRow, RunRow
 from testorch_plugins.storage.sql import reading, writing
 from testorch_plugins.storage.sql.documents import SqlDocuments
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from testorch_core.errors import BehindError, DuplicatesError, KnownEvent
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.storage import Commit, Cursor, Slice, StreamRow
-from testorch_core.runs import ResultRow, RunRow
+from testorch_core.results import ResultRow, RunRow
 from testorch_plugins.storage.sql.tables import batches, cursors, plain_events, projects, results, runs, streams
 
 PLAIN_JSON: Final = 0

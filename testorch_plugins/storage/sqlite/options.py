@@ -17,7 +17,7 @@ class SqliteOptions(Options):
         help="the database file, relative to the configuration's folder; made if it is not there",
     )
     busy_timeout_seconds: float = option(
-        fields.Float(validate=validate.Range(min=0.0, max=3600.0)),
+        fields.Float(validate=validate.Range(min=0.0, max=60.0)),
         default=5.0,
-        help="how long a statement waits for a lock that another process holds",
+        help="how long a statement waits for a lock that another process holds; closing may wait as long",
     )
