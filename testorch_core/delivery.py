@@ -23,6 +23,10 @@ LONGEST_RETRY_SECONDS: Final = 60.0
 UNEXPECTED_TRIES: Final = 3
 """How often a call is made that fails with anything but `Retryable` or `Permanent`: a defect seldom heals itself."""
 
+GATHER_SECONDS: Final = 0.05
+"""How long a reporter that has caught up lets the log grow before it reads again: nobody sees it, and it spares a read of
+the store for each of many small commits."""
+
 CALLS_AT_A_TIME: Final = 64
 SAVE_CURSORS_SECONDS: Final = 2.0
 _REGISTERED: Final = ""
@@ -77,6 +81,7 @@ class ReporterFeed:
                 await self._deliver_page(project)
             if not behind:
                 await growth.wait()
+                await trio.sleep(GATHER_SECONDS)
 
     async def caught_up(self) -> None:
         """Wait until the reporter has been told everything that is committed now."""

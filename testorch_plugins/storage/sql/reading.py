@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, Select, and_, func, or_, select, tuple_
 from testorch_core.events import RecordBatch, Source
 from testorch_core.interfaces.storage import Page, ResultFilter, RunFilter, StreamRow
 from testorch_core.results import ResultRow, RunRow
-from testorch_plugins.storage.sql.tables import batches, cursors, projects, results, runs, streams
+from testorch_plugins.storage.sql import statements as st
+from testorch_plugins.storage.sql.tables import cursors, projects, results, runs, streams
 from testorch_plugins.storage.sql.writing import ZSTD, history_key
 
 _MAX_BATCH_BYTES = 256 * 1024 * 1024
@@ -26,23 +27,17 @@ def heads(connection: Connection) -> dict[str, int]:
 
 
 def head(connection: Connection, project: str) -> int:
-    return connection.execute(select(projects.c.head).where(projects.c.name == project)).scalar_one_or_none() or 0
+    row = connection.execute(st.FIND_HEAD, {"project": project}).one_or_none()
+    return 0 if row is None else int(row.head)
 
 
 def read(connection: Connection, project: str, *, after: int, limit: int, run_id: str | None) -> list[RecordBatch]:
-    query = (
-        select(batches, runs.c.run_id)
-        .join(projects, projects.c.id == batches.c.project_id)
-        .outerjoin(runs, runs.c.id == batches.c.run)
-        .where(projects.c.name == project, batches.c.last_offset > after)
-        .order_by(batches.c.last_offset)
-        .limit(limit)  # a batch holds at least one event, so no more rows than events are needed
-    )
-    if run_id is not None:
-        query = query.where(runs.c.run_id == run_id)
+    # A batch holds at least one event, so no more rows than events are needed.
+    values = {"project": project, "after": after, "most": limit, "run_id": run_id}
+    query = st.READ_PROJECT if run_id is None else st.READ_RUN
     found: list[RecordBatch] = []
     count = 0
-    for row in connection.execute(query):
+    for row in connection.execute(query, values):
         found.append(_batch(project, row))
         count += found[-1].count
         if count >= limit:
@@ -66,12 +61,8 @@ def _batch(project: str, row: Row[Any]) -> RecordBatch:
     )
 
 
-_run_query = select(runs, projects.c.name.label("project")).join(projects, projects.c.id == runs.c.project_id)
-
-
 def run(connection: Connection, project: str, run_id: str) -> RunRow | None:
-    query = _run_query.where(projects.c.name == project, runs.c.run_id == run_id)
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(st.FIND_RUN, {"project": project, "run_id": run_id}).one_or_none()
     return None if row is None else _run(row)
 
 
@@ -91,7 +82,7 @@ def _run(row: Row[Any]) -> RunRow:
 
 
 def run_page(connection: Connection, where: RunFilter, *, limit: int, cursor: str | None) -> Page[RunRow]:
-    query = _run_query.order_by(runs.c.started_at.desc(), runs.c.run_id.desc(), runs.c.id.desc())
+    query = st.RUNS.order_by(runs.c.started_at.desc(), runs.c.run_id.desc(), runs.c.id.desc())
     wanted = ((projects.c.name, where.project), (runs.c.status, where.status), (runs.c.key, where.key))
     for column, value in wanted:
         if value is not None:
@@ -109,11 +100,10 @@ def run_page(connection: Connection, where: RunFilter, *, limit: int, cursor: st
 def result_page(
     connection: Connection, project: str, run_id: str, where: ResultFilter, *, limit: int, cursor: str | None
 ) -> Page[ResultRow]:
-    run_query = _run_query.where(projects.c.name == project, runs.c.run_id == run_id)
-    found = connection.execute(run_query).one_or_none()
+    found = connection.execute(st.FIND_RUN, {"project": project, "run_id": run_id}).one_or_none()
     if found is None:
         return Page(())
-    query = select(results).where(results.c.run == found.id).order_by(results.c.test_id, results.c.attempt)
+    query, values = st.RESULTS if where.attempts is None else st.NAMED_RESULTS, {"run": found.id}
     if where.final_only:
         query = query.where(results.c.final)
     for column, value in ((results.c.status, where.status), (results.c.outcome, where.outcome)):
@@ -123,9 +113,9 @@ def result_page(
         test_id, attempt = decode_cursor(cursor)
         query = query.where(_after(test_id, attempt))
     if where.attempts is None:
-        rows = list(connection.execute(query.limit(limit + 1)))
+        rows = list(connection.execute(query.limit(limit + 1), values))
     else:
-        rows = _named(connection, query, where.attempts)[: limit + 1]
+        rows = _named(connection, query, values, where.attempts)[: limit + 1]
     return _page(rows, limit, [_result(row, run_id) for row in rows[:limit]], lambda row: [row.test_id, row.attempt])
 
 
@@ -135,12 +125,13 @@ def _after(test_id: str, attempt: int) -> Any:
     return and_(results.c.test_id >= test_id, beyond)
 
 
-def _named(connection: Connection, query: Select[Any], attempts: Sequence[tuple[str, int]]) -> list[Row[Any]]:
+def _named(
+    connection: Connection, query: Select[Any], values: dict[str, Any], attempts: Sequence[tuple[str, int]]
+) -> list[Row[Any]]:
     """The rows of those attempts, in the query's order: that of the pairs."""
     pairs, found = sorted(set(attempts)), list[Row[Any]]()
     for start in range(0, len(pairs), _PAIRS_AT_A_TIME):
-        some = tuple_(results.c.test_id, results.c.attempt).in_(pairs[start : start + _PAIRS_AT_A_TIME])
-        found += connection.execute(query.where(some))
+        found += connection.execute(query, values | {"pairs": pairs[start : start + _PAIRS_AT_A_TIME]})
     return found
 
 

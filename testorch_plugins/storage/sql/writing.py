@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 import zstandard
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.exc import IntegrityError
 
 from testorch_core.errors import BehindError, DuplicatesError, KnownEvent
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.storage import Commit, Cursor, Slice, StreamRow
 from testorch_core.results import ResultRow, RunRow
-from testorch_plugins.storage.sql.tables import batches, cursors, plain_events, projects, results, runs, streams
+from testorch_plugins.storage.sql import statements as st
+from testorch_plugins.storage.sql.tables import projects, runs
 
 PLAIN_JSON: Final = 0
 ZSTD: Final = 1
@@ -28,12 +28,6 @@ _IDS_AT_A_TIME: Final = 500
 _compressors = threading.local()
 """A compressor for every thread that writes: one must not be used by two threads at once, and making one costs more than
 compressing a batch."""
-
-
-def upsert(connection: Connection, table: Any) -> Any:
-    """An INSERT that can say what to do on conflict, in the connection's dialect."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
 
 
 def append(connection: Connection, commit: Commit) -> None:
@@ -52,18 +46,13 @@ def append(connection: Connection, commit: Commit) -> None:
 
 
 def _advance_head(connection: Connection, part: Slice) -> int:
-    row = connection.execute(
-        select(projects.c.id, projects.c.head).where(projects.c.name == part.project)
-    ).one_or_none()
+    row = connection.execute(st.FIND_HEAD, {"project": part.project}).one_or_none()
     if row is None:
         if part.expected_head != 0:
             raise BehindError(part.project, 0)
-        statement = insert(projects).values(name=part.project, head=part.head).returning(projects.c.id)
-        return int(connection.execute(statement).scalar_one())
-    moved = connection.execute(
-        update(projects).where(projects.c.id == row.id, projects.c.head == part.expected_head).values(head=part.head)
-    )
-    if moved.rowcount != 1:
+        return int(connection.execute(st.ADD_PROJECT, {"name": part.project, "head": part.head}).scalar_one())
+    step = {"project_id": row.id, "expected": part.expected_head, "moved_to": part.head}
+    if connection.execute(st.MOVE_HEAD, step).rowcount != 1:
         raise BehindError(part.project, row.head)
     return int(row.id)
 
@@ -75,13 +64,15 @@ def _put_runs(connection: Connection, project_id: int, part: Slice) -> dict[str,
     spoken |= {one.run_id for one in part.streams} | {one.run_id for one in part.plain}
     missing = [run_id for run_id in spoken if run_id is not None and run_id not in found]
     for some in _in_portions(missing):
-        where = (runs.c.project_id == project_id, runs.c.run_id.in_(some))
-        found |= {row.run_id: row.id for row in connection.execute(select(runs.c.run_id, runs.c.id).where(*where))}
+        rows = connection.execute(st.FIND_RUN_IDS, {"project_id": project_id, "run_ids": some})
+        found |= {row.run_id: row.id for row in rows}
     return found
 
 
 def _put_run(connection: Connection, project_id: int, row: RunRow) -> int:
-    values: dict[str, Any] = {
+    values = {
+        "project_id": project_id,
+        "run_id": row.run_id,
         "key": row.key,
         "status": row.status,
         "started_at": row.started_at,
@@ -91,17 +82,14 @@ def _put_run(connection: Connection, project_id: int, row: RunRow) -> int:
         "document": row.document,
         "summary": row.summary,
     }
-    statement = upsert(connection, runs).values(project_id=project_id, run_id=row.run_id, **values)
-    changed = {name: statement.excluded[name] for name in values}
-    statement = statement.on_conflict_do_update(index_elements=["project_id", "run_id"], set_=changed)
-    return int(connection.execute(statement.returning(runs.c.id)).scalar_one())
+    return int(connection.execute(st.upserts(connection).run, values).scalar_one())
 
 
 def _put_batches(
     connection: Connection, project_id: int, given: Sequence[RecordBatch], run_ids: Mapping[str, int]
 ) -> None:
     if given:
-        connection.execute(insert(batches), [_batch_row(project_id, one, run_ids) for one in given])
+        connection.execute(st.ADD_BATCHES, [_batch_row(project_id, one, run_ids) for one in given])
 
 
 def _batch_row(project_id: int, batch: RecordBatch, run_ids: Mapping[str, int]) -> dict[str, Any]:
@@ -130,19 +118,8 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 
 def _put_results(connection: Connection, project: str, rows: Sequence[ResultRow], run_ids: Mapping[str, int]) -> None:
-    if not rows:
-        return
-    statement = upsert(connection, results)
-    said = statement.excluded
-    statement = statement.on_conflict_do_update(
-        index_elements=["run", "test_id", "attempt"],
-        set_={
-            **{name: said[name] for name in ("final", "status", "ok", "outcome", "duration_ms")},
-            "begin": func.coalesce(said.begin, results.c.begin),
-            "end": func.coalesce(said.end, results.c.end),
-        },
-    )
-    connection.execute(statement, [_result_row(project, row, run_ids) for row in rows])
+    if rows:
+        connection.execute(st.upserts(connection).result, [_result_row(project, row, run_ids) for row in rows])
 
 
 def _result_row(project: str, row: ResultRow, run_ids: Mapping[str, int]) -> dict[str, Any]:
@@ -170,21 +147,22 @@ def history_key(project: str, test_id: str) -> int:
 def _put_streams(
     connection: Connection, project_id: int, rows: Sequence[StreamRow], run_ids: Mapping[str, int]
 ) -> None:
-    if not rows:
-        return
-    statement = upsert(connection, streams)
-    names = ("run", "acked_seq", "accepted", "refused", "duplicates", "digest", "state")
-    statement = statement.on_conflict_do_update(
-        index_elements=["project_id", "stream_id"], set_={name: statement.excluded[name] for name in names}
-    )
-    connection.execute(
-        statement,
-        [
-            {"project_id": project_id, "stream_id": row.stream_id, "run": run_ids[row.run_id]}
-            | {name: getattr(row, name) for name in names if name != "run"}
-            for row in rows
-        ],
-    )
+    if rows:
+        connection.execute(st.upserts(connection).stream, [_stream_row(project_id, row, run_ids) for row in rows])
+
+
+def _stream_row(project_id: int, row: StreamRow, run_ids: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "project_id": project_id,
+        "stream_id": row.stream_id,
+        "run": run_ids[row.run_id],
+        "acked_seq": row.acked_seq,
+        "accepted": row.accepted,
+        "refused": row.refused,
+        "duplicates": row.duplicates,
+        "digest": row.digest,
+        "state": row.state,
+    }
 
 
 def _put_plain(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) -> None:
@@ -194,7 +172,7 @@ def _put_plain(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) 
     rows = [{"run": run, "event_id": one.event_id, "content_hash": one.content_hash} for one, run in plain]
     point = connection.begin_nested()
     try:
-        connection.execute(insert(plain_events), rows)
+        connection.execute(st.ADD_PLAIN, rows)
         point.commit()
     except IntegrityError:
         point.rollback()
@@ -202,11 +180,6 @@ def _put_plain(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) 
         if not known:  # something else was violated; without this, the core would try the same commit for ever
             raise
         raise DuplicatesError(known) from None
-
-
-_known_query = select(plain_events.c.event_id, plain_events.c.content_hash).where(
-    plain_events.c.run == bindparam("run"), plain_events.c.event_id.in_(bindparam("ids", expanding=True))
-)
 
 
 def _known(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) -> list[KnownEvent]:
@@ -218,7 +191,7 @@ def _known(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) -> l
         replace(asked[row.event_id], content_hash=row.content_hash)
         for run, asked in by_run.items()
         for some in _in_portions(list(asked))
-        for row in connection.execute(_known_query, {"run": run, "ids": some})
+        for row in connection.execute(st.FIND_PLAIN, {"run": run, "ids": some})
     ]
 
 
@@ -237,13 +210,6 @@ def delete_runs(connection: Connection, project: str, run_ids: Sequence[str]) ->
 
 def put_cursors(connection: Connection, given: Sequence[Cursor]) -> None:
     """Save cursors; none goes back."""
-    if not given:
-        return
-    statement = upsert(connection, cursors)
-    statement = statement.on_conflict_do_update(
-        index_elements=["reporter", "project"],
-        set_={"offset": statement.excluded.offset},
-        where=cursors.c.offset < statement.excluded.offset,
-    )
     rows = [{"reporter": one.reporter, "project": one.project, "offset": one.offset} for one in given]
-    connection.execute(statement, rows)
+    if rows:
+        connection.execute(st.upserts(connection).cursor, rows)
