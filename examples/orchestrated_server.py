@@ -30,7 +30,7 @@ class MessageServer:
         handlers = self._orchestration.create_websocket_handlers(client={"address": str(request.remote)})  # (+)
         try:
             while True:
-                await self._on_message(client, handlers, json.loads(await client.get_message()))
+                await self._on_message(client, handlers, parse(await client.get_message()))
         except ConnectionClosed:
             pass
         finally:
@@ -39,7 +39,7 @@ class MessageServer:
                 await handlers.aclose()
 
     async def _on_message(self, client: WebSocketConnection, handlers: WebSocketHandlers, message: Any) -> None:
-        match message["type"]:
+        match message.get("type"):
             case "ping":
                 await send(client, "pong", message.get("payload"))
             case "say":
@@ -53,7 +53,7 @@ async def orchestrate(client: WebSocketConnection, handlers: WebSocketHandlers, 
     """The messages of the orchestration; a refused request answers with its `error` message."""
     payload = message.get("payload")
     try:
-        match message["type"]:
+        match message.get("type"):
             case "event":
                 validation = await handlers.on_validate_event(payload)
                 if not validation.valid:
@@ -65,17 +65,30 @@ async def orchestrate(client: WebSocketConnection, handlers: WebSocketHandlers, 
             case "startTestRun":
                 await send(client, "testRunStarted", await handlers.on_start_test_run(payload))
             case "endTestRun":
-                await send(client, "testRunEnded", await handlers.on_end_test_run(payload["runId"]))
+                await send(client, "testRunEnded", await handlers.on_end_test_run(run_id_of(payload)))
             case "getActiveRuns":
                 await send(client, "activeRuns", handlers.on_get_active_runs())
             case "getRunStatus":
-                await send(client, "runStatus", handlers.on_get_run_status(payload["runId"]))
+                await send(client, "runStatus", handlers.on_get_run_status(run_id_of(payload)))
             case "getStatistics":
                 await send(client, "statistics", await handlers.on_get_statistics())
             case unknown:
                 await send(client, "error", {"code": "unknown_type", "message": f"no message has the type `{unknown}`"})
     except RequestError as refused:
         await send(client, **refused.message)
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """A message, whatever a client has sent: anything but a JSON object is a message without a type."""
+    try:
+        message = json.loads(text)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def run_id_of(payload: Any) -> str:
+    return str(payload.get("runId", "")) if isinstance(payload, dict) else ""
 
 
 async def send(client: WebSocketConnection, type: str, payload: Any) -> None:

@@ -28,6 +28,24 @@ class Whole(fields.Integer):
         return super()._validated(value)
 
 
+class Real(fields.Float):
+    """A finite number and nothing else: no string, and no boolean."""
+
+    def _validated(self, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
+
+
+class Flag(fields.Boolean):
+    """`true` or `false` and nothing else, where marshmallow would take `"yes"` and 1, too."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **settings: Any) -> Any:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
 def compile_acceptor(schema: Schema) -> Acceptor:
     """A function that returns True only for values that `schema.load` would take.
 
@@ -68,13 +86,13 @@ def _condition(variable: str, field: fields.Field[Any], names: dict[str, Any]) -
     kind = type(field)
     if kind is fields.Raw and not field.validators:
         return "v is not None" if not field.allow_none else "True"
-    if kind is fields.Boolean and not field.validators:
+    if kind is Flag and not field.validators:
         return f"({variable} is True or {variable} is False)"
     if kind is fields.String:
         return _with_validators(f"type({variable}) is str", variable, field, names)
     if kind is Whole:
         return _with_validators(f"type({variable}) is int", variable, field, names)
-    if kind is fields.Float:
+    if kind is Real:
         whole = f"type({variable}) is int and -2**53 < {variable} < 2**53"
         real = f"type({variable}) is float and _isfinite({variable})"
         return _with_validators(f"({whole} or {real})", variable, field, names)

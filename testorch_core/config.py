@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from marshmallow import fields, validate
 
+from testorch_core.acceptor import Real
 from testorch_core.errors import ConfigurationError, PluginBrokenError, PluginNotFoundError, Problem
 from testorch_core.interfaces.plugin import Plugin
 from testorch_core.loading import default_configuration, load_plugin
@@ -20,8 +21,8 @@ TABLES: Final[Mapping[str, str]] = {"transports": "transport", "security": "secu
 """The tables that hold named instances, and the family of each."""
 
 
-def _seconds(least: float = 0.0) -> fields.Float:
-    return fields.Float(validate=validate.Range(min=least))
+def _seconds(least: float = 0.0) -> Real:
+    return Real(validate=validate.Range(min=least))
 
 
 def _count() -> fields.Integer:
@@ -230,6 +231,15 @@ def construct(configuration: Configuration) -> Plugins:
         reporters=tuple(by_family.get("reporter", ())),
         transports=tuple(by_family.get("transport", ())),
     )
+
+
+def construct_alone(configuration: Configuration, table: PluginTable) -> Plugin:
+    """One instance of a configuration, whatever is wrong with the others. Raises `ConfigurationError`."""
+    problems: list[Problem] = []
+    plugin = _construct_one(table, configuration.folder, problems)
+    if plugin is None:
+        raise ConfigurationError(configuration.source, problems)
+    return plugin
 
 
 def _construct_one(table: PluginTable, folder: Path, problems: list[Problem]) -> Plugin | None:

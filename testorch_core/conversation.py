@@ -25,6 +25,8 @@ from testorch_core.runs import RunStatus
 class CloseConversation(TestorchError):  # noqa: N818 - an order to the session, not a failure
     """A policy wants the connection closed."""
 
+    code = "close"
+
     def __init__(self, close_code: int, reason: str) -> None:
         self.close_code = close_code
         self.reason = reason

@@ -63,9 +63,10 @@ def end(ledger: Ledger, project: str, run_id: str, *, participant: str, source: 
         return
     if draft.head.participants.get(participant) == ACTIVE:
         ledger.note(draft, ev.RUN_LEAVE, {"participant": participant, "reason": "ended"}, source=source)
+    is_whole = _is_everybody_gone(draft.head) and _has_expected(draft.head)
     if force:
-        conclude(ledger, draft, source=source, reason="forced", complete=not _active(draft.head))
-    elif _is_everybody_gone(draft.head) and _has_expected(draft.head):
+        conclude(ledger, draft, source=source, reason="forced", complete=is_whole)
+    elif is_whole:
         conclude(ledger, draft, source=source)
 
 

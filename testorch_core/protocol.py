@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
-from testorch_core.acceptor import Whole, compile_acceptor
+from testorch_core.acceptor import Flag, Whole, compile_acceptor
 from testorch_core.errors import Problem, refuse
 from testorch_core.options import messages_of, sentence_of
 
@@ -87,7 +87,7 @@ class EndTestRun(_Open):
 
     runId = _identifier(allow_none=True)
     project = _identifier(allow_none=True)
-    force = fields.Boolean(allow_none=True)
+    force = Flag(allow_none=True)
 
 
 class CancelTestRun(_Open):

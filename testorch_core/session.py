@@ -162,7 +162,7 @@ def _opened(message: Decoded) -> tuple[str, Any, Any]:
         if flaw is not None:
             raise refuse("invalid_json", str(flaw), details=(flaw,))
     reply_to = value.get("id")
-    return value["type"], value.get("payload"), reply_to if isinstance(reply_to, str | int | float) else None
+    return value["type"], value.get("payload"), reply_to if type(reply_to) in (str, int, float) else None
 
 
 def _about(refusal: Refusal, event_id: str) -> Refusal:

@@ -155,6 +155,10 @@ def test_a_newer_schema_is_refused_with_one_line(server: ServerProcess):
         (["show", "nothing"], "no run `nothing`; see `testorch runs`"),
         (["show", "r"], "fits more than one run"),
         (["export", "r1", "--format", "nonsense"], "no reporter plugin is named `nonsense`"),
+        (
+            ["export", "r1", "--format", "junit", "--config", "bad.toml"],
+            "reporters.junit: `directroy` is not an option",
+        ),
         (["export", "r1", "--format", "console"], "can't render a run as a document; installed ones that can: `junit`"),
     ],
 )
@@ -162,7 +166,8 @@ def test_commands_that_find_nothing_say_what_there_is(arguments: list[str], word
     with serving(tmp_path) as server, PlainClient(server.address) as client:
         client.ask("startTestRun", {"runId": "r1"})
         client.ask("startTestRun", {"runId": "r2"})
-        ended = run_testorch(*arguments, "--db", str(server.database))
+        (tmp_path / "bad.toml").write_text('[storage]\nuse = "sqlite"\n[reporters.junit]\ndirectroy = "x"\n')
+        ended = run_testorch(*arguments, "--db", str(server.database), cwd=tmp_path)
     assert ended.returncode in (1, 2)
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr

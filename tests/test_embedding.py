@@ -189,6 +189,10 @@ def test_the_example_servers_keep_their_own_messages_and_gain_the_orchestration(
         run = ask("startTestRun", {"name": "n"})
         assert run["type"] == "testRunStarted"
         assert ask("event", {"id": "bad"})["payload"]["code"] == "invalid_event"
+        assert ask("startTestRun", [])["payload"]["code"] == "invalid_message"
+        for nonsense in ("{", "[]", "3", '{"type": 7}', '{"type": "endTestRun"}'):
+            socket.send(nonsense)
+            assert json.loads(socket.recv(timeout=10))["type"] == "error", nonsense
         socket.send(json.dumps({"type": "event", "payload": event("a", testId="t", status="passed")}))
         (active,) = ask("getActiveRuns")["payload"]
         assert active["counts"]["passed"] == 1

@@ -102,6 +102,15 @@ async def test_a_run_that_expects_two_waits_for_the_second_but_not_for_ever(auto
         assert (ended["status"], ended["complete"], ended["endReason"]) == ("passed", False, "joinTimeout")
 
 
+async def test_a_run_that_is_forced_to_its_end_is_complete_only_if_everybody_had_ended(
+    autojump_clock: trio.testing.MockClock,
+):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        run = await client.ask("startTestRun", {"expect": 3})
+        ended = await client.ask("endTestRun", {"runId": run["runId"], "force": True})
+    assert (ended["status"], ended["complete"], ended["endReason"]) == ("passed", False, "forced")
+
+
 async def test_a_client_that_vanishes_has_a_grace_and_then_its_run_is_interrupted(
     autojump_clock: trio.testing.MockClock,
 ):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import click
@@ -33,7 +34,7 @@ def demo(*, keep: bool) -> None:
     _require_pytest()
     folder = Path(tempfile.mkdtemp(prefix="testorch-demo-"))
     try:
-        trio.run(_demo, folder)
+        trio.run(partial(_demo, folder, keep=keep))
     finally:
         if not keep:
             shutil.rmtree(folder)
@@ -57,7 +58,7 @@ def _suite() -> Path:
     raise UsageError("the demo's suite is missing from this installation; install testorch anew")
 
 
-async def _demo(folder: Path) -> None:
+async def _demo(folder: Path, *, keep: bool) -> None:
     chosen = defaults("demo", folder=folder)
     server = Server(chosen, log=server_log("warning"))
     async with trio.open_nursery() as nursery:
@@ -68,7 +69,7 @@ async def _demo(folder: Path) -> None:
     if process.returncode not in (0, TESTS_FAILED):
         click.echo(process.stdout.decode(errors="replace"), err=True)
         raise UsageError(f"pytest ended with exit code {process.returncode}; its output stands above")
-    await _tell(chosen, folder)
+    await _tell(chosen, folder, keep=keep)
 
 
 async def _run_suite(address: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
@@ -80,7 +81,7 @@ async def _run_suite(address: str, folder: Path) -> subprocess.CompletedProcess[
         return await trio.run_process(arguments, capture_stdout=True, stderr=subprocess.STDOUT, check=False, cwd=folder)
 
 
-async def _tell(chosen: Configuration, folder: Path) -> None:
+async def _tell(chosen: Configuration, folder: Path, *, keep: bool) -> None:
     async def work(store: EventStore) -> tuple[RunStatus, list[Result]]:
         status = await find_run(store, "latest", None)
         return status, [one async for one in StoredRun(store, status).results() if one.outcome != "expected"]
@@ -89,6 +90,8 @@ async def _tell(chosen: Configuration, folder: Path) -> None:
     click.echo()
     for line in run_lines(status, results):
         click.echo(line)
+    if not keep:
+        return
     click.echo()
     for report in sorted((folder / "reports").glob("*")):
         click.echo(f"report    {report}")

@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import click
 import trio
 
 from testorch_core.cli.choosing import configuration
 from testorch_core.cli.rendering import run_lines, run_row_line
-from testorch_core.config import Configuration
+from testorch_core.config import Configuration, PluginTable, construct_alone
 from testorch_core.errors import PluginBrokenError, UsageError
 from testorch_core.interfaces.reporter import Renderer
 from testorch_core.interfaces.storage import EventStore, RunFilter
@@ -97,7 +97,7 @@ def export(
 async def find_run(store: EventStore, wanted: str, project: str | None) -> RunStatus:
     """The run with this id, or the only one whose id begins so, or the newest (`latest`). Raises `UsageError`."""
     where = RunFilter(project=project) if wanted == "latest" else RunFilter(project=project, prefix=wanted)
-    page = await store.runs(where, limit=1 if wanted == "latest" else 50)
+    page = await store.runs(where, limit=1 if wanted == "latest" else 1000)
     exact = [row for row in page.rows if row.run_id == wanted]
     candidates = exact or list(page.rows)
     if not candidates:
@@ -123,8 +123,9 @@ def _renderer(chosen: Configuration, format_name: str) -> Renderer:
     if not issubclass(found, Renderer):
         able = ", ".join(f"`{name}`" for name in _renderers()) or "none"
         raise UsageError(f"reporter `{format_name}` can't render a run as a document; installed ones that can: {able}")
-    given = next((table.given for table in chosen.reporters if table.use == format_name), {})
-    return found(format_name, found.options_type.load(given, folder=chosen.folder))
+    table = next((one for one in chosen.reporters if one.use == format_name), None)
+    table = table or PluginTable(family="reporter", name=format_name, use=format_name, given={})
+    return cast(Renderer, construct_alone(chosen, table))
 
 
 def _renderers() -> list[str]:

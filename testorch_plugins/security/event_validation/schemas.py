@@ -8,7 +8,7 @@ from typing import Any, Final
 from marshmallow import INCLUDE, Schema, fields, validate
 
 from testorch_core import events as ev
-from testorch_core.acceptor import Whole
+from testorch_core.acceptor import Flag, Real, Whole
 
 MAX_NAME_CHARACTERS: Final = 4096
 MAX_INLINE_BYTES: Final = 256 * 1024
@@ -28,8 +28,8 @@ def _name() -> fields.String:
     return fields.String(validate=validate.Length(max=MAX_NAME_CHARACTERS), allow_none=True)
 
 
-def _milliseconds() -> fields.Float:
-    return fields.Float(validate=validate.Range(min=0), allow_none=True)
+def _milliseconds() -> Real:
+    return Real(validate=validate.Range(min=0), allow_none=True)
 
 
 class _Shard(_Open):
@@ -48,7 +48,7 @@ class _Identified(_Open):
     parentId = _test_id(allow_none=True)
     attempt = Whole(validate=validate.Range(1, 1000))
     maxAttempts = Whole(validate=validate.Range(min=1), allow_none=True)
-    willRetry = fields.Boolean(allow_none=True)
+    willRetry = Flag(allow_none=True)
     workerId = _name()
     shard = fields.Nested(_Shard, allow_none=True)
     filePath = _name()
@@ -74,7 +74,7 @@ class TestEnd(_Identified):
     status = fields.String(validate=validate.Length(max=100), allow_none=True)
     rawStatus = fields.String(validate=validate.Length(max=MAX_NAME_CHARACTERS), allow_none=True)
     expectedStatus = fields.String(validate=validate.Length(max=100), allow_none=True)
-    ok = fields.Boolean(allow_none=True)
+    ok = Flag(allow_none=True)
     reason = fields.String(allow_none=True)
     errors = fields.List(fields.Dict(), allow_none=True)
     startedAt = _milliseconds()
@@ -108,7 +108,7 @@ class Output(_Open):
     attempt = Whole(validate=validate.Range(1, 1000))
     stream = fields.String(validate=validate.OneOf(["stdout", "stderr", "log"]), allow_none=True)
     text = fields.String(required=True)
-    truncated = fields.Boolean(allow_none=True)
+    truncated = Flag(allow_none=True)
 
 
 class Attachment(_Open):

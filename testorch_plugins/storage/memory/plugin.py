@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import trio
 
-from testorch_core.errors import BehindError, DuplicatesError, KnownEvent, StorageFailedError
+from testorch_core.errors import BehindError, DuplicatesError, KnownEvent, OpeningError, StorageFailedError
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.plugin import PluginContext
 from testorch_core.interfaces.storage import (
@@ -61,6 +61,8 @@ class MemoryStore(EventStore):
         self._is_open = False
 
     async def start(self, context: PluginContext) -> None:
+        if context.read_only:
+            raise OpeningError("the memory store keeps nothing that another process could read; use `sqlite` for that")
         # Not the object's address, which another process may have too.
         self._epoch = self._epoch or secrets.token_hex(8)
         self._is_open = True

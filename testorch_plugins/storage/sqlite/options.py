@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from marshmallow import fields, validate
 
+from testorch_core.acceptor import Real
 from testorch_core.options import Options, option
 
 
@@ -17,7 +18,7 @@ class SqliteOptions(Options):
         help="the database file, relative to the configuration's folder; made if it is not there",
     )
     busy_timeout_seconds: float = option(
-        fields.Float(validate=validate.Range(min=0.0, max=60.0)),
+        Real(validate=validate.Range(min=0.0, max=60.0)),
         default=5.0,
         help="how long a statement waits for a lock that another process holds; closing may wait as long",
     )

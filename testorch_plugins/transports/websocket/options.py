@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from marshmallow import fields, validate
 
-from testorch_core.acceptor import Whole
+from testorch_core.acceptor import Real, Whole
 from testorch_core.options import Options, option
 
 LOOPBACK = "127.0.0.1"
 
 
-def _seconds() -> fields.Float:
-    return fields.Float(validate=validate.Range(min=0.001))
+def _seconds() -> Real:
+    return Real(validate=validate.Range(min=0.001))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,11 @@ class WebSocketOptions(Options):
     port: int = option(
         Whole(validate=validate.Range(0, 65535)), default=8765, help="the port to listen on; 0 takes any free one"
     )
-    max_message_bytes: int = option(
-        Whole(validate=validate.Range(min=1024)), default=4 * 1024 * 1024, help="the largest message that is taken"
+    max_message_characters: int = option(
+        Whole(validate=validate.Range(min=1024)),
+        # Twice the server's own limit: between the two a message is refused with an error, beyond this one closed upon.
+        default=8 * 1024 * 1024,
+        help="the largest message that is read at all, in characters; a larger one closes the connection with 1009",
     )
     max_connections: int = option(
         Whole(validate=validate.Range(min=1)), default=10_000, help="connections that may be open at once"

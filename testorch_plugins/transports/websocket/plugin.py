@@ -109,7 +109,7 @@ class WebSocketTransport(Transport):
             request = await wrap_server_stream(
                 nursery,
                 stream,
-                max_message_size=self.options.max_message_bytes,
+                max_message_size=self.options.max_message_characters,
                 receive_buffer_size=RECEIVE_BYTES,
             )
             handshake = _handshake(request, address)
