@@ -16,8 +16,8 @@ from testorch_client.errors import Closed, Rejected
 from testorch_client.ledger import Ledger
 from testorch_client.link import Link
 
-# How long events wait for company. Short enough to look live; long enough that neither this thread nor the server, which
-# may share the machine's cores with the suite, works for each test by itself.
+# How long events wait for company. Short enough to look live; long enough that neither this thread nor the server,
+# which may share the machine's cores with the suite, works for each test by itself.
 LINGER_SECONDS = 0.2
 MAX_BATCH_BYTES = 256 * 1024
 # Ask for confirmation after so many events, or after so long with anything unconfirmed.
