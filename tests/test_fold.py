@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from testorch_core import fold
 from testorch_core.events import SEVERITY, Source
 from testorch_core.fold import Draft
 from testorch_core.runs import BUCKETS, RunState, standing
@@ -266,3 +267,23 @@ def test_the_counters_are_what_counting_the_tests_gives(streams: list[list[tuple
     assert sum(one.flaky for one in standings) == state.head.flaky
     assert sum(one.unexpected for one in standings) == state.head.unexpected
     assert len(standings) == state.head.tests
+
+
+@pytest.mark.parametrize("broken", ["counts every end", "the last end wins"])
+def test_a_fold_that_breaks_the_laws_is_caught(broken: str, monkeypatch: pytest.MonkeyPatch):
+    """The laws above bite: each of these variants reaches another state from the same events in another order, or twice."""
+    folders = dict(fold._FOLDERS)
+
+    def forgetful(draft: Draft, wire: Any, payload: Any, received_at: int, source: Source) -> None:
+        if broken == "counts every end":
+            draft.head.counts["passed"] = draft.head.counts.get("passed", 0) + 1
+        draft._attempts.pop(payload["testId"], None)
+        draft.base.attempts.pop(payload["testId"], None)
+        folders["test/end"](draft, wire, payload, received_at, source)
+
+    monkeypatch.setitem(fold._FOLDERS, "test/end", forgetful)
+    ends = [event("test/end", "a", testId="t", attempt=1, status="failed"),
+            event("test/end", "b", testId="t", attempt=1, status="passed")]  # fmt: skip
+    assert shape(folded(START, *ends)) != shape(folded(START, *reversed(ends))) or shape(folded(START, *ends)) != shape(
+        folded(START, *ends, ends[1])
+    )

@@ -55,9 +55,46 @@ def test_a_real_suite_agrees_with_pytests_own_report_in_every_count_and_outcome(
 
 
 def test_after_kill_9_everything_that_was_answered_is_there_and_the_run_goes_on(tmp_path: Path):
+    ended = _survive_kills(tmp_path, ["--port", "0"])
+    _state_is_the_fold_of_the_log(tmp_path, ended)
+
+
+def test_a_store_that_answers_before_it_has_committed_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The harness above bites: the same with a store that keeps its last commits back for a while."""
+    site = tmp_path / "site"
+    information = site / "late_store-1.0.dist-info"
+    information.mkdir(parents=True)
+    (site / "late_store.py").write_text(LATE_STORE)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: late-store\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[testorch.storage]\nlate = late_store:LateStore\n")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    (tmp_path / "late.toml").write_text('[storage]\nuse = "late"\n[transports.w]\nuse = "websocket"\nport = 0\n')
+    with pytest.raises(AssertionError, match="what was answered before the kill is there"):
+        _survive_kills(tmp_path, ["--config", str(tmp_path / "late.toml")])
+
+
+LATE_STORE = '''
+"""A store that says "committed" when it has only taken a note: it writes what it has once there are eight commits."""
+from testorch_plugins.storage.sqlite.plugin import SqliteStore
+
+class LateStore(SqliteStore):
+    def __init__(self, name, options):
+        super().__init__(name, options)
+        self.waiting = []
+
+    async def append(self, commit):
+        self.waiting.append(commit)
+        if len(self.waiting) >= 8:
+            while self.waiting:
+                await super().append(self.waiting.pop(0))
+'''
+
+
+def _survive_kills(folder: Path, arguments: list[str]) -> Any:
+    """Kill servers in the middle of a run, and then end it; returns the run's last status."""
     confirmed = 0
     for generation in range(3):
-        with serving(tmp_path) as server, PlainClient(server.address) as client:
+        with serving(folder, *arguments) as server, PlainClient(server.address) as client:
             status = client.ask("startTestRun", {"runId": "r", "participant": "me"})
             assert status["counts"]["passed"] >= confirmed, "what was answered before the kill is there"
             for step in range(5):
@@ -68,7 +105,7 @@ def test_after_kill_9_everything_that_was_answered_is_there_and_the_run_goes_on(
             for number in range(50):  # under way when the kill comes: kept or lost, but never half
                 client.event(f"{generation}-x-{number}", "test/end", testId=f"x{number}", status="passed")
             server.kill()
-    with serving(tmp_path) as server, PlainClient(server.address) as client:
+    with serving(folder, *arguments) as server, PlainClient(server.address) as client:
         client.ask("startTestRun", {"runId": "r", "participant": "me"})
         for generation in range(3):
             for number in range(50):  # sent again, as a client does with what was not answered
@@ -77,7 +114,7 @@ def test_after_kill_9_everything_that_was_answered_is_there_and_the_run_goes_on(
         assert (ended["status"], ended["complete"]) == ("passed", True)
         assert ended["counts"]["passed"] == ended["counts"]["total"] == 3 * 100 + 50
         server.stop()
-    _state_is_the_fold_of_the_log(tmp_path, ended)
+    return ended
 
 
 def _state_is_the_fold_of_the_log(folder: Path, status: Any) -> None:
