@@ -180,6 +180,8 @@ class Conversation:
             source=self._source,
             force=bool(request.get("force")),
         )
+        if status.is_over:
+            self._touched.pop((project, run_id), None)  # a host's one conversation may see runs without end
         if self._current == (project, run_id):
             self._current = None
         if self._implicit.get(project) == run_id:

@@ -10,8 +10,8 @@ from testorch_core.runs import RunStatus
 from testorch_core.text import visible
 
 _SHOWN_COUNTS = (
-    ("passed", "passed"), ("failed", "failed"), ("error", "errors"), ("timedOut", "timed out"),
-    ("interrupted", "interrupted"), ("skipped", "skipped"), ("todo", "todo"), ("expectedFailed", "expected failures"),
+    ("passed", "passed"), ("failed", "failed"), ("error", "error{s}"), ("timedOut", "timed out"),
+    ("interrupted", "interrupted"), ("skipped", "skipped"), ("todo", "todo"), ("expectedFailed", "failed as expected"),
     ("unknown", "unknown"), ("running", "running"), ("queued", "queued"), ("flaky", "flaky"), ("late", "late"),
 )  # fmt: skip
 
@@ -19,7 +19,8 @@ _SHOWN_COUNTS = (
 def counts_line(status: RunStatus) -> str:
     """The counts that are not zero, `total` first."""
     counts = status.counts
-    parts = [f"{counts.get(key, 0)} {word}" for key, word in _SHOWN_COUNTS if counts.get(key, 0)]
+    found = ((counts.get(key, 0), word) for key, word in _SHOWN_COUNTS)
+    parts = [f"{count} {word.format(s='' if count == 1 else 's')}" for count, word in found if count]
     total = counts.get("total", 0)
     return ", ".join([f"{total} {'test' if total == 1 else 'tests'}", *parts])
 

@@ -36,7 +36,7 @@ _COUNTED: Final = (
     (ev.PASSED, "passed", "green"), (ev.FAILED, "failed", "bold red"), (ev.ERROR, "errors", "bold red"),
     (ev.TIMED_OUT, "timed out", "bold red"), (ev.INTERRUPTED, "interrupted", "bold red"),
     (ev.UNKNOWN, "unknown", "red"), ("flaky", "flaky", "yellow"), (ev.SKIPPED, "skipped", "dim"), (ev.TODO, "todo", "dim"),
-    ("expectedFailed", "expected failures", "dim"), (ev.RUNNING, "running", "cyan"),
+    ("expectedFailed", "failed as expected", "dim"), (ev.RUNNING, "running", "cyan"),
 )  # fmt: skip
 _ALWAYS_COUNTED: Final = frozenset({ev.PASSED, ev.FAILED, ev.ERROR, ev.SKIPPED, ev.RUNNING})
 
