@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -45,6 +46,7 @@ def cli() -> None:
 )
 def serve(config: Path | None, db: str | None, host: str | None, port: int | None, log_level: str) -> None:
     """Run the server until Ctrl-C or SIGTERM."""
+    gc.disable()  # nothing that an import makes is garbage; `serve` turns it on again once it listens
     from testorch_core.cli.serving import serve as run
 
     run(config, db=db, host=host, port=port, log_level=log_level)
