@@ -43,15 +43,22 @@ class Bridge:
         self._nursery: trio.Nursery | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._run_thread, name="testorch", daemon=True)
 
     async def start(self) -> None:
         """Start the thread and return when the core is ready. Raises what the core raises while it opens."""
         self._thread.start()
-        await self._ready
+        try:
+            await self._ready
+        except BaseException:
+            if not self._ended.done():  # the thread must not outlive a start that failed or was given up
+                await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Drain the core and end the thread. Idempotent. Raises what the core failed with, if it did."""
+        self._is_stopping = True  # before the token is looked at: a core that is only starting looks at it afterwards
         token = self._token
         if token is not None and not self._ended.done():
             with contextlib.suppress(trio.RunFinishedError):  # then it has ended by itself
@@ -102,7 +109,8 @@ class Bridge:
             else:
                 future.set_result(result)
 
-        self._loop.call_soon_threadsafe(settle)
+        with contextlib.suppress(RuntimeError):  # the asyncio loop has ended: nobody is left to be told
+            self._loop.call_soon_threadsafe(settle)
 
     def _run_thread(self) -> None:
         failure: BaseException | None = None
@@ -118,6 +126,8 @@ class Bridge:
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        if self._is_stopping:
+            self._server.stop()
         async with trio.open_nursery() as calls:
             self._nursery = calls
             async with trio.open_nursery() as core:

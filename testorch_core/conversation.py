@@ -10,6 +10,7 @@ import orjson
 import trio
 
 from testorch_core import events as ev
+from testorch_core.addressing import Addressing
 from testorch_core.decoding import flaw_in
 from testorch_core.errors import Problem, Refusal, RefusedError, TestorchError, refuse
 from testorch_core.events import Source, WireEvent
@@ -46,16 +47,14 @@ class Conversation:
         self._host = host
         self._principal: Principal
         self._source = Source(self.id)
-        self._project: str | None = None
-        self._current: tuple[str, str] | None = None
-        self._implicit: dict[str, str] = {}
+        self._addressing = Addressing(None, orchestrator.new_id)
         self._touched: dict[tuple[str, str], str] = {}
         self._is_open = False
 
     @property
     def project(self) -> str:
         """The project of the run that was started last, else the default one."""
-        return self._project or ev.DEFAULT_PROJECT
+        return self._addressing.home
 
     async def open(self) -> None:
         """Authenticate, and write `system/client/connect`. Raises `CloseConversation` for a stranger."""
@@ -65,6 +64,7 @@ class Conversation:
             raise CloseConversation(CLOSE_UNAUTHENTICATED, "unauthenticated")
         self._principal = principal
         self._source = Source(self.id, principal.name)
+        self._addressing = Addressing(principal.projects, self._orchestrator.new_id)
         self._is_open = True
         self._orchestrator.clients.add(self.id)
         await self._note_presence(ev.CLIENT_CONNECT)
@@ -94,7 +94,7 @@ class Conversation:
 
         Raises `RefusedError` when the message as a whole may not pass, `CloseConversation` when the client must go.
         """
-        project = self._project_of({})
+        project = self._addressing.home
         await self._admit(kind, project, events=len(events), size_bytes=size_bytes)
         accepted: dict[tuple[str, str], list[tuple[WireEvent, bytes]]] = {}
         refusals: list[Refusal] = []
@@ -102,9 +102,9 @@ class Conversation:
             try:
                 wire, content_hash = self._checked(event, suspicious=suspicious)
                 if wire["type"] in ev.PRESENCE_TYPES:
-                    await self._orchestrator.host_event(self._project_of(wire), wire, source=self._source)
+                    await self._orchestrator.host_event(self._addressing.project_of(wire), wire, source=self._source)
                 else:
-                    accepted.setdefault(self._address(wire), []).append((wire, content_hash))
+                    accepted.setdefault(self._addressing.address_of(wire), []).append((wire, content_hash))
             except RefusedError as refused:
                 refusals.append(refused.refusal)
         return [await self._submit(*address, part) for address, part in accepted.items()], refusals
@@ -144,7 +144,7 @@ class Conversation:
             events,
             source=self._source,
             received_at=self._orchestrator.clock_ms(),
-            implicit=self._implicit.get(project) == run_id,
+            implicit=self._addressing.is_implicit((project, run_id)),
         )
         if (project, run_id) not in self._touched:
             self._touch(project, run_id)
@@ -156,7 +156,7 @@ class Conversation:
 
     async def start_run(self, request: Mapping[str, Any]) -> RunStatus:
         """Open or join a run, which becomes the one that events without a run belong to."""
-        project = self._project_of(request)
+        project = self._addressing.project_of(request)
         await self._admit("startTestRun", project, run_id=request.get("runId"))
         if "participant" in request:
             self._source = Source(self.id, self._principal.name, request["participant"])
@@ -164,14 +164,13 @@ class Conversation:
         status = await self._orchestrator.start_run(
             project, request, participant=self._participant, source=self._source
         )
-        self._project = project
-        self._current = (project, status.run_id)
+        self._addressing.started((project, status.run_id))
         self._touch(project, status.run_id)
         return status
 
     async def end_run(self, request: Mapping[str, Any]) -> RunStatus:
         """End this client's part in a run: the named one, else the one that it started last."""
-        project, run_id = self._run_of(request)
+        project, run_id = self._addressing.run_of(request)
         await self._admit("endTestRun", project, run_id=run_id)
         status = await self._orchestrator.end_run(
             project,
@@ -182,15 +181,12 @@ class Conversation:
         )
         if status.is_over:
             self._touched.pop((project, run_id), None)  # a host's one conversation may see runs without end
-        if self._current == (project, run_id):
-            self._current = None
-        if self._implicit.get(project) == run_id:
-            del self._implicit[project]
+        self._addressing.ended((project, run_id))
         return status
 
     async def cancel_run(self, request: Mapping[str, Any]) -> RunStatus:
         """End a run at once, as interrupted."""
-        project, run_id = self._run_of(request)
+        project, run_id = self._addressing.run_of(request)
         await self._admit("cancelTestRun", project, run_id=run_id)
         return await self._orchestrator.cancel_run(project, run_id, source=self._source, reason=request.get("reason"))
 
@@ -199,13 +195,13 @@ class Conversation:
     async def active_runs(self, request: Mapping[str, Any]) -> list[RunStatus]:
         """The open runs of the named project, else of every project that this client may see."""
         project = request.get("project")
-        await self._admit("getActiveRuns", self._project_of(request))
+        await self._admit("getActiveRuns", self._addressing.project_of(request))
         found = await self._orchestrator.active_runs(project)
         return [one for one in found if self._principal.projects is None or one.project in self._principal.projects]
 
     async def run_status(self, request: Mapping[str, Any]) -> RunStatus:
         """One run."""
-        project, run_id = self._run_of(request)
+        project, run_id = self._addressing.run_of(request)
         await self._admit("getRunStatus", project, run_id=run_id)
         return await self._orchestrator.query_run(project, run_id)
 
@@ -213,8 +209,8 @@ class Conversation:
         """Statistics of the named project, else of all that this client may see as one."""
         project = request.get("project")
         if project is None and self._principal.projects is not None:
-            project = self._project_of(request)
-        await self._admit("getStatistics", self._project_of(request))
+            project = self._addressing.project_of(request)
+        await self._admit("getStatistics", self._addressing.project_of(request))
         return await self._orchestrator.statistics(project, window=request.get("window", DEFAULT_WINDOW))
 
     # Addressing and access.
@@ -222,38 +218,6 @@ class Conversation:
     @property
     def _participant(self) -> str:
         return self._source.stream or self._source.connection
-
-    def _project_of(self, message: Mapping[str, Any]) -> str:
-        """The message's project, else the connection's, else the principal's only one, else `default`."""
-        project = message.get("project") or self._project
-        if project is None:
-            bound = self._principal.projects
-            project = next(iter(bound)) if bound is not None and len(bound) == 1 else ev.DEFAULT_PROJECT
-        if self._principal.projects is not None and project not in self._principal.projects:
-            raise refuse("forbidden", f"project `{project}` is not open to you")
-        return str(project)
-
-    def _run_of(self, request: Mapping[str, Any]) -> tuple[str, str]:
-        if "runId" not in request:
-            if self._current is None:
-                raise refuse("invalid_message", "`runId` is required: no run has been started on this connection")
-            return self._current
-        return self._project_of(request), request["runId"]
-
-    def _address(self, wire: WireEvent) -> tuple[str, str]:
-        project = self._project_of(wire)
-        inner = wire["payload"].get("runId")
-        inner = inner if isinstance(inner, str) and inner else None
-        outer = wire.get("runId")
-        if outer and inner and outer != inner:
-            problem = Problem("runId", f"the envelope says `{outer}`, the payload `{inner}`; they must agree")
-            raise RefusedError(invalid_event(wire, [problem]))
-        named = outer or inner
-        if named:
-            return project, named
-        if self._current is not None and self._current[0] == project:
-            return self._current
-        return project, self._implicit.setdefault(project, self._orchestrator.new_id())
 
     def _touch(self, project: str, run_id: str) -> None:
         self._touched[project, run_id] = self._participant
@@ -296,7 +260,7 @@ class Conversation:
         facts = {"connection": self.id, "principal": self._principal.name, "transport": self._handshake.transport}
         if kind == ev.CLIENT_CONNECT:
             facts |= {"address": self._handshake.address, "agent": self._handshake.headers.get("user-agent", "")}
-        await self._orchestrator.presence(self._project_of({}), kind, facts, source=self._source)
+        await self._orchestrator.presence(self._addressing.home, kind, facts, source=self._source)
 
 
 def hash_of(wire: WireEvent) -> bytes:

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,6 +149,22 @@ def test_what_cannot_be_opened_raises_from_the_with_statement(run: Callable[[Any
 
     with pytest.raises(OpeningError, match="is a folder"):
         run(main)
+
+
+def test_a_start_that_is_given_up_in_asyncio_leaves_no_thread(tmp_path: Path):
+    async def main() -> None:
+        orchestration = create_orchestrator_integration(db_path=tmp_path / "x.db")
+        starting = asyncio.ensure_future(orchestration.__aenter__())
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    asyncio.run(main())
+    for thread in threading.enumerate():
+        if thread.name == "testorch":
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 def test_calls_after_the_shutdown_of_the_bridge_say_so(tmp_path: Path):
