@@ -60,7 +60,9 @@ class Addressing:
             return project, named
         if self._current is not None and self._current[0] == project:
             return self._current
-        return project, self._implicit.setdefault(project, self._new_id())
+        if project not in self._implicit:
+            self._implicit[project] = self._new_id()
+        return project, self._implicit[project]
 
     def is_implicit(self, address: Address) -> bool:
         """Whether the run was made up here, for events that named none."""
