@@ -56,7 +56,7 @@ def serve(config: Path | None, db: str | None, host: str | None, port: int | Non
 @CONFIG
 @DATABASE
 def check(config: Path | None, db: str | None) -> None:
-    """Load and check a configuration without opening anything."""
+    """Check a configuration; opens nothing."""
     from testorch_core.cli.checking import check as run
 
     run(config, db=db)
@@ -65,7 +65,7 @@ def check(config: Path | None, db: str | None) -> None:
 @cli.command()
 @JSON
 def plugins(as_json: bool) -> None:
-    """List the plugins that are installed, and what is wrong with those that are broken."""
+    """List the installed plugins, broken ones too."""
     from testorch_core.cli.checking import plugins as run
 
     run(as_json=as_json)
@@ -74,7 +74,7 @@ def plugins(as_json: bool) -> None:
 @cli.command()
 @click.option("--keep/--no-keep", default=True, show_default=True, help="Keep the temporary folder.")
 def demo(keep: bool) -> None:
-    """Start a server, run a small pytest suite against it, show what arrived."""
+    """Run a small pytest suite against a server."""
     from testorch_core.cli.demonstrating import demo as run
 
     run(keep=keep)

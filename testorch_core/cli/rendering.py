@@ -43,7 +43,7 @@ def run_row_line(status: RunStatus) -> str:
     whole = "" if status.complete or not status.is_over else " (incomplete)"
     words = f"{status.status}{whole}"
     return (
-        f"{visible(status.run_id):<26} {started}  {words:<24} {visible(status.project)}  {name}  {counts_line(status)}"
+        f"{visible(status.run_id):<32} {started}  {words:<24} {visible(status.project)}  {name}  {counts_line(status)}"
     )
 
 
