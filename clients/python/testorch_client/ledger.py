@@ -126,7 +126,8 @@ class Ledger:
             confirmed=self._confirmed,
             refused=self._refused.total(),
             dropped=self.outbox.dropped,
-            unconfirmed=len(self.outbox) + len(self.window),
+            # The rest of what was accepted, so that an event that the sender is just encoding is counted, too.
+            unconfirmed=self.outbox.accepted - self._confirmed - self._refused.total(),
             refused_by_code=dict(+self._refused),
             error=error,
             status=self.status,

@@ -30,7 +30,8 @@ class Outbox:
         self._capacity = capacity
         self._queue: deque[Emitted] = deque()
         self._queued_outputs = 0
-        # Guards the head of the queue and both counts. An ordinary `put` doesn't take it: appending is atomic.
+        self._taken = 0
+        # Guards the head of the queue and the counts. An ordinary `put` doesn't take it: appending is atomic.
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -58,7 +59,14 @@ class Outbox:
         with self._lock:
             taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
             self._queued_outputs -= sum(event.type == OUTPUT_TYPE for event in taken)
+            self._taken += len(taken)
         return taken
+
+    @property
+    def accepted(self) -> int:
+        """How many events have been put and not dropped, whether they wait here or were taken."""
+        with self._lock:
+            return self._taken + len(self._queue)
 
     def _has_room(self, *, is_output: bool) -> bool:
         if len(self._queue) < self._capacity:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from testorch_client.delivery import Delivery
-from testorch_client.encoding import decode_message, encode_payload, visible
+from testorch_client.encoding import Encoder, decode_message, encode_payload, visible
 from testorch_client.errors import Closed, Rejected, Unreachable
 from testorch_client.failures import MAX_MESSAGE_CHARACTERS, MAX_STACK_CHARACTERS, describe
 from testorch_client.identity import bounded, identify, without_group
+from testorch_client.ledger import Ledger, RunRequest
+from testorch_client.outbox import Emitted, Outbox
 from testorch_client.outcomes import Phases, judge
 from testorch_client.recorder import Recorder
 from testorch_client.rules import after, backoff_seconds, redacted
@@ -234,3 +236,20 @@ def test_a_report_without_a_start_opens_its_attempt_and_the_session_closes_it() 
 def test_the_summary_says_what_became_of_the_events(delivery: dict[str, Any], line: str) -> None:
     whole = {"run_id": "3f2a" + "0" * 28, "sent": 5, "confirmed": 5, "refused": 0, "dropped": 0, "unconfirmed": 0}
     assert summary_line(Delivery(**{**whole, **delivery}), tests=1402) == line
+
+
+def test_an_event_that_is_just_being_encoded_is_counted_as_unconfirmed() -> None:
+    seen: list[int] = []
+
+    class Watching(Encoder):
+        def encode(self, event: Emitted, address: str) -> Encoded:
+            seen.append(ledger.delivery(None).unconfirmed)
+            return super().encode(event, address)
+
+    outbox = Outbox(10)
+    ledger = Ledger(RunRequest(run_id="r"), outbox, Watching("me"))
+    for _ in range(3):
+        outbox.put(Emitted("x", {}, 1))
+    ledger.fill_window("r")
+    assert seen == [3, 3, 3]
+    assert ledger.delivery(None).unconfirmed == 3
