@@ -164,7 +164,7 @@ def _replacing(output: Path) -> Iterator[BinaryIO]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # what any other new file would get; mkstemp makes it private
         os.replace(name, output)
-    except BaseException:
+    except BaseException:  # whatever ended it, a half document must not stay behind
         Path(name).unlink(missing_ok=True)
         raise
 

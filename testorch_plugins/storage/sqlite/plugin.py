@@ -111,7 +111,7 @@ def _connect(path: Path, *, busy_timeout_seconds: float, read_only: bool) -> sql
             _use_wal(connection, path)
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
-    except BaseException:
+    except BaseException:  # whatever it was, the connection must not leak
         connection.close()
         raise
     return connection
