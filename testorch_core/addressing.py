@@ -64,6 +64,24 @@ class Addressing:
             self._implicit[project] = self._new_id()
         return project, self._implicit[project]
 
+    def address_of_refused(self, event: Any) -> Address | None:
+        """The run whose log is to tell that the event was refused; None where that can't be said. Opens nothing."""
+        if not isinstance(event, Mapping) or not isinstance(event.get("payload", {}), Mapping):
+            return self._current
+        sound = {key: event[key] for key in ("runId", "project") if isinstance(event.get(key), str)}
+        try:
+            named = _named_run({**sound, "payload": event.get("payload", {})})
+            project = self.project_of(sound)
+        except RefusedError:
+            return self._current
+        if named is not None:
+            return project, named
+        return self._current
+
+    def greeted(self, project: str) -> None:
+        """The connection has said `hello`, and which project it is about."""
+        self._project = project
+
     def is_implicit(self, address: Address) -> bool:
         """Whether the run was made up here, for events that named none."""
         return self._implicit.get(address[0]) == address[1]

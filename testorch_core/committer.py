@@ -23,7 +23,7 @@ from testorch_core.interfaces.storage import Commit, Cursor, EventStore, LockedL
 from testorch_core.items import Item, grouped
 from testorch_core.protocol import STORAGE_RETRY_MS
 from testorch_core.registry import RunRegistry
-from testorch_core.transaction import PlainId, Transaction
+from testorch_core.transaction import Bounds, PlainId, Transaction
 
 CATCH_UP_EVENTS = 2_000
 
@@ -41,7 +41,9 @@ class Committer:
         registry: RunRegistry,
         *,
         max_queued_events: int,
+        max_queued_bytes: int,
         max_commit_events: int,
+        bounds: Bounds,
         clock_ms: Callable[[], int],
         new_id: Callable[[], str],
         publish: Callable[[Sequence[RecordBatch]], None],
@@ -51,7 +53,9 @@ class Committer:
         self._store = store
         self._registry = registry
         self._max_queued = max_queued_events
+        self._max_queued_bytes = max_queued_bytes
         self._max_commit = max_commit_events
+        self._bounds = bounds
         self._clock_ms = clock_ms
         self._new_id = new_id
         self._publish = publish
@@ -59,6 +63,7 @@ class Committer:
         self._log = log
         self._queue: deque[Item] = deque()
         self._queued = 0
+        self._queued_bytes = 0
         self._arrived = trio.Event()
         self._space = trio.lowlevel.ParkingLot()
         self._heads: dict[str, int] = {}
@@ -73,11 +78,16 @@ class Committer:
 
         When cancelled while waiting, the item is not queued.
         """
-        while self._queued and self._queued + item.weight > self._max_queued:
+        while self._queued and self._is_full(item):
             await self._space.park()
         self._queue.append(item)
         self._queued += item.weight
+        self._queued_bytes += item.size_bytes
         self._arrived.set()
+
+    def _is_full(self, item: Item) -> bool:
+        too_many = self._queued + item.weight > self._max_queued
+        return too_many or self._queued_bytes + item.size_bytes > self._max_queued_bytes
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit for ever. A store that raises what it may not raise ends it, and with it the server."""
@@ -93,6 +103,7 @@ class Committer:
             for item in items:
                 item.done.set()
             self._queued -= sum(item.weight for item in items)
+            self._queued_bytes -= sum(item.size_bytes for item in items)
             self._space.unpark_all()
             if not self._queue:
                 self._arrived = trio.Event()
@@ -168,7 +179,7 @@ class Committer:
 
     def _build(self, items: Sequence[Item], known: dict[PlainId, bytes]) -> tuple[Transaction, Commit]:
         transaction = Transaction(
-            self._registry, self._heads, known=known, now_ms=self._clock_ms(), new_id=self._new_id
+            self._registry, self._heads, known=known, now_ms=self._clock_ms(), new_id=self._new_id, bounds=self._bounds
         )
         for item in grouped(items):
             item.apply(transaction)

@@ -38,6 +38,12 @@ class ServerOptions(Options):
     lost_grace_seconds: float = option(
         _seconds(), default=5.0, help="how long a participant whose connection has gone may take to come back"
     )
+    heartbeat_seconds: float = option(
+        _seconds(0.1), default=2.0, help="how often the client of a stream is asked to say something"
+    )
+    silence_seconds: float = option(
+        _seconds(0.1), default=5.0, help="how long the client of a stream may say nothing before its connection is lost"
+    )
     resume_seconds: float = option(
         _seconds(), default=60.0, help="how long after a restart the runs that were open wait for their participants"
     )
@@ -46,7 +52,18 @@ class ServerOptions(Options):
     )
     max_message_bytes: int = option(_count(), default=4 * 1024 * 1024, help="the largest message, in bytes")
     max_queued_events: int = option(_count(), default=20_000, help="events that wait for a commit before reading stops")
+    max_queued_bytes: int = option(
+        _count(), default=64 * 1024 * 1024, help="bytes of messages that wait for a commit before reading stops"
+    )
     max_commit_events: int = option(_count(), default=2_000, help="events in one commit, at the most")
+    max_in_flight: int = option(
+        _count(),
+        default=10_000,
+        help="events of one connection that may wait for their commit before it is read no further",
+    )
+    max_open_runs: int = option(_count(), default=2_000, help="runs that may be open at once; more are `overloaded`")
+    max_run_tests: int = option(_count(), default=1_000_000, help="tests of one run; more are refused as `too_large`")
+    max_subscriptions: int = option(_count(), default=100, help="subscriptions of one connection")
     finished_runs_kept: int = option(_count(), default=100, help="finished runs whose status is answered from memory")
 
 

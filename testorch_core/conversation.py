@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-import orjson
 import trio
 
 from testorch_core import events as ev
@@ -15,12 +14,29 @@ from testorch_core.decoding import flaw_in
 from testorch_core.errors import Problem, Refusal, RefusedError, TestorchError, refuse
 from testorch_core.events import Source, WireEvent
 from testorch_core.gate import invalid_event
+from testorch_core.intake import Sorted, StreamIntake
 from testorch_core.interfaces.security import AccessRequest, Allow, Close, Delay, Principal, Refuse
+from testorch_core.interfaces.storage import ResultFilter, RunFilter
 from testorch_core.interfaces.transport import Handshake
-from testorch_core.items import Submission
+from testorch_core.items import StreamSubmission, Submission
 from testorch_core.orchestrator import DEFAULT_WINDOW, Orchestrator
-from testorch_core.protocol import CLOSE_UNAUTHENTICATED, envelope_problems
+from testorch_core.protocol import CLOSE_UNAUTHENTICATED, DEFAULT_PAGE
+from testorch_core.results import Result
 from testorch_core.runs import RunStatus
+from testorch_core.streams import StreamState
+from testorch_core.transaction import RefusedEvent
+from testorch_core.vetting import Vetting, hash_of
+
+MAX_TOUCHED_RUNS: Final = 1_000
+"""Runs that a connection is remembered to take part in before those that are over are forgotten."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """What a message brought for one run."""
+
+    good: list[tuple[WireEvent, bytes]] = field(default_factory=list)
+    refused: list[RefusedEvent] = field(default_factory=list)
 
 
 class CloseConversation(TestorchError):  # noqa: N818 - an order to the session, not a failure
@@ -44,12 +60,17 @@ class Conversation:
         self.id = orchestrator.new_id()
         self._orchestrator = orchestrator
         self._handshake = handshake
-        self._host = host
+        self._vetting = Vetting(orchestrator.gate, host=host)
         self._principal: Principal
         self._source = Source(self.id)
         self._addressing = Addressing(None, orchestrator.new_id)
         self._touched: dict[tuple[str, str], str] = {}
         self._is_open = False
+        self._has_spoken = False
+        self.intake: StreamIntake | None = None
+        """The stream of this connection, once `hello` has named one."""
+        self.on_displaced: Callable[[Refusal], None] = lambda refusal: None
+        """Called when another connection takes this one's stream."""
 
     @property
     def project(self) -> str:
@@ -78,6 +99,9 @@ class Conversation:
             return
         self._is_open = False
         self._orchestrator.clients.discard(self.id)
+        if self.intake is not None:
+            attendance, intake = self._orchestrator.attendance, self.intake
+            attendance.release_stream(intake.project, intake.stream_id, self)
         for (project, run_id), participant in self._touched.items():
             try:
                 await self._orchestrator.departed(project, run_id, participant=participant, source=self._source)
@@ -89,84 +113,217 @@ class Conversation:
 
     async def record(
         self, events: Sequence[Any], *, kind: str = "event", size_bytes: int = 0, suspicious: bool = False
-    ) -> tuple[list[Submission], list[Refusal]]:
-        """Check events and queue the good ones; returns what was queued, and the refusals of the others.
+    ) -> tuple[list[Submission | StreamSubmission], list[Refusal]]:
+        """Check events and queue the good ones; returns what was queued, and the refusals to tell at once.
 
         Raises `RefusedError` when the message as a whole may not pass, `CloseConversation` when the client must go.
         """
-        project = self._addressing.home
-        await self._admit(kind, project, events=len(events), size_bytes=size_bytes)
-        accepted: dict[tuple[str, str], list[tuple[WireEvent, bytes]]] = {}
+        self._has_spoken = True
+        if self.intake is not None:
+            return await self._record_stream(self.intake, events, kind, size_bytes=size_bytes, suspicious=suspicious)
+        await self._admit(kind, self._addressing.home, events=len(events), size_bytes=size_bytes)
+        parts: dict[tuple[str, str], _Part] = {}
         refusals: list[Refusal] = []
         for event in events:
             try:
-                wire, content_hash = self._checked(event, suspicious=suspicious)
+                wire = self._vetting.vetted(event, suspicious=suspicious)
                 if wire["type"] in ev.PRESENCE_TYPES:
                     await self._orchestrator.host_event(self._addressing.project_of(wire), wire, source=self._source)
                 else:
-                    accepted.setdefault(self._addressing.address_of(wire), []).append((wire, content_hash))
+                    part = parts.setdefault(self._addressing.address_of(wire), _Part())
+                    part.good.append((wire, hash_of(wire)))
             except RefusedError as refused:
                 refusals.append(refused.refusal)
-        return [await self._submit(*address, part) for address, part in accepted.items()], refusals
+                address = self._addressing.address_of_refused(event)
+                if address is not None:
+                    parts.setdefault(address, _Part()).refused.append(RefusedEvent.of(event, refused.refusal))
+        queued: list[Submission | StreamSubmission] = []
+        for address, part in parts.items():
+            queued.append(await self._submit(*address, part, size_bytes=size_bytes // len(parts)))
+        return queued, refusals
 
     def check(self, event: Any) -> Refusal | None:
         """What `record` would refuse an event for by its content, without recording it."""
+        refusal = self._vetting.refusal_of(event, suspicious=True)
+        if refusal is None:
+            try:
+                hash_of(event)
+            except RefusedError as refused:
+                return refused.refusal
+        return refusal
+
+    async def _submit(self, project: str, run_id: str, part: _Part, *, size_bytes: int) -> Submission:
+        submission = Submission(
+            project,
+            run_id,
+            part.good,
+            source=self._source,
+            received_at=self._orchestrator.clock_ms(),
+            refused=part.refused,
+            size_bytes=size_bytes,
+            implicit=self._addressing.is_implicit((project, run_id)),
+        )
+        if part.good and (project, run_id) not in self._touched:
+            self._touch(project, run_id)
+            self._orchestrator.attendance.entered(project, run_id, self._participant, self.id)
+        await self._orchestrator.submit(submission)
+        return submission
+
+    # Streams.
+
+    async def hello(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Greet a client, and give it its stream if it names one."""
+        if self._has_spoken:
+            raise refuse("invalid_message", "`hello` comes once, and before anything else")
+        project = self._addressing.project_of(request)
+        await self._admit("hello", project, run_id=request.get("runId"))
+        run_id = acked_seq = None
+        stream_id = request.get("streamId")
+        if stream_id is not None:
+            run_id, acked_seq = await self._take_stream(project, stream_id, request)
+        self._has_spoken = True
+        self._addressing.greeted(project)
+        return self._orchestrator.welcome() | {
+            "sessionId": self.id,
+            "streamId": stream_id,
+            "runId": run_id,
+            "ackedSeq": acked_seq or 0,
+        }
+
+    async def _take_stream(self, project: str, stream_id: str, request: Mapping[str, Any]) -> tuple[str | None, int]:
+        asked = request.get("runId")
+        attendance = self._orchestrator.attendance
+        known = await attendance.hold_stream(
+            project, stream_id, self, run_id=asked, resume=request.get("resume") is True
+        )  # fmt: skip
+        self._source = Source(self.id, self._principal.name, stream_id)
+        acked_seq = 0
+        if known is not None:
+            try:
+                acked_seq = await self._orchestrator.resume_stream(project, known, source=self._source)
+            except RefusedError:
+                attendance.release_stream(project, stream_id, self)
+                raise
+            self._touch(project, known)
+        self.intake = StreamIntake(project, stream_id, known or asked, acked_seq)
+        if self.intake.run_id is not None:
+            self._addressing.started((project, self.intake.run_id))
+        return self.intake.run_id, acked_seq
+
+    async def _record_stream(
+        self, intake: StreamIntake, events: Sequence[Any], kind: str, *, size_bytes: int, suspicious: bool
+    ) -> tuple[list[Submission | StreamSubmission], list[Refusal]]:
+        state = self.stream_state()
+        if state is not None and state.complete is not None:
+            words = [Problem("", "the stream has ended; a stream that was ended takes no more events")]
+            return [], [invalid_event(event, words) for event in events]
+        found = intake.sort(events)
+        if not found.taken and not found.duplicates:
+            return [], found.refusals
+        message_refusal = await self._admitted(kind, intake, found, size_bytes)
+        if message_refusal is not None and message_refusal.temporary:
+            intake.halt(found.first_seq)
+            return [], [*found.refusals, replace(message_refusal, seq=found.first_seq)]
+        await self._bind(intake, found.taken)
+        entries = self._vet_stream(intake, found, message_refusal, suspicious=suspicious)
+        submission = StreamSubmission(
+            intake.project,
+            intake.run_id or "",
+            found.first_seq,
+            entries,
+            source=self._source,
+            received_at=self._orchestrator.clock_ms(),
+            duplicates=found.duplicates,
+            size_bytes=size_bytes,
+        )
+        await self._orchestrator.submit(submission)
+        return [submission], found.refusals
+
+    async def _admitted(self, kind: str, intake: StreamIntake, found: Sorted, size_bytes: int) -> Refusal | None:
         try:
-            self._checked(event, suspicious=True)
+            await self._admit(
+                kind, intake.project, run_id=intake.run_id, events=len(found.taken), size_bytes=size_bytes
+            )  # fmt: skip
         except RefusedError as refused:
             return refused.refusal
         return None
 
-    def _checked(self, event: Any, *, suspicious: bool) -> tuple[WireEvent, bytes]:
-        problems = envelope_problems(event)
-        if not problems and suspicious:
-            flaw = flaw_in(event)
-            problems = [flaw] if flaw is not None else []
-        if problems:
-            raise RefusedError(invalid_event(event, problems))
-        self._check_type(event)
-        refusal = self._orchestrator.gate.check(event)
-        if refusal is not None:
-            raise RefusedError(refusal)
-        amended = self._orchestrator.gate.amend(event)
-        return amended, hash_of(amended)
+    async def _bind(self, intake: StreamIntake, events: Sequence[Any]) -> None:
+        """Give a stream that has no run yet that of its first event."""
+        if intake.run_id is None:
+            address = next(filter(None, map(self._addressing.address_of_refused, events)), None)
+            intake.run_id = address[1] if address is not None else self._orchestrator.new_id()
+            self._addressing.started((intake.project, intake.run_id))
+        if (intake.project, intake.run_id) not in self._touched:
+            self._touch(intake.project, intake.run_id)
+            self._orchestrator.attendance.entered(intake.project, intake.run_id, self._participant, self.id)
 
-    def _check_type(self, event: WireEvent) -> None:
-        kind = event["type"]
-        if kind in ev.SERVER_TYPES or (kind in ev.PRESENCE_TYPES and not self._host):
-            problem = Problem("type", f"`{kind}` is written by the server alone")
-            raise RefusedError(invalid_event(event, [problem]))
+    def _vet_stream(
+        self, intake: StreamIntake, found: Sorted, message_refusal: Refusal | None, *, suspicious: bool
+    ) -> list[WireEvent | RefusedEvent]:
+        entries: list[WireEvent | RefusedEvent] = []
+        for seq, event in enumerate(found.taken, found.first_seq):
+            refusal = message_refusal or self._vetting.refusal_of(event, suspicious=suspicious)
+            refusal = refusal or _other_run(event, intake)
+            if refusal is None:
+                entries.append(self._orchestrator.gate.amend(event))
+            else:
+                entries.append(RefusedEvent.of(event, replace(refusal, seq=seq)))
+        return entries
 
-    async def _submit(self, project: str, run_id: str, events: list[tuple[WireEvent, bytes]]) -> Submission:
-        submission = Submission(
-            project,
-            run_id,
-            events,
-            source=self._source,
-            received_at=self._orchestrator.clock_ms(),
-            implicit=self._addressing.is_implicit((project, run_id)),
+    def stream_state(self) -> StreamState | None:
+        """This connection's stream as of the last commit."""
+        if self.intake is None or self.intake.run_id is None:
+            return None
+        return self._orchestrator.stream(self.intake.project, self.intake.run_id, self.intake.stream_id)
+
+    async def end_stream(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """End this connection's stream; returns the receipt."""
+        if self.intake is None:
+            raise refuse("invalid_message", "`streamEnd` is for connections that began with a `hello` and a `streamId`")
+        if self.intake.run_id is None:
+            raise refuse("unknown_run", "the stream has no run yet: nothing was started or sent in it")
+        await self._admit("streamEnd", self.intake.project, run_id=self.intake.run_id)
+        return await self._orchestrator.end_stream(
+            self.intake.project, self.intake.run_id, request, participant=self._participant, source=self._source
         )
-        if (project, run_id) not in self._touched:
-            self._touch(project, run_id)
-            self._orchestrator.entered(project, run_id, self._participant, self.id)
-        await self._orchestrator.submit(submission)
-        return submission
+
+    def displaced(self, refusal: Refusal) -> None:
+        """Another connection has resumed this one's stream."""
+        self.on_displaced(refusal)
 
     # Runs.
 
     async def start_run(self, request: Mapping[str, Any]) -> RunStatus:
         """Open or join a run, which becomes the one that events without a run belong to."""
+        self._has_spoken = True
         project = self._addressing.project_of(request)
         await self._admit("startTestRun", project, run_id=request.get("runId"))
-        if "participant" in request:
-            self._source = Source(self.id, self._principal.name, request["participant"])
         self._check_embedded(request.get("metadata"))
+        if self.intake is not None:
+            request = await self._within_stream(self.intake, project, request)
         status = await self._orchestrator.start_run(
             project, request, participant=self._participant, source=self._source
         )
         self._addressing.started((project, status.run_id))
         self._touch(project, status.run_id)
+        if self.intake is not None:
+            self.intake.run_id = status.run_id
         return status
+
+    async def _within_stream(self, intake: StreamIntake, project: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A stream's own run, whatever else the request names it by. Raises `RefusedError` (`stream_conflict`)."""
+        asked = request.get("runId")
+        if intake.run_id is not None:
+            if project != intake.project or asked not in (None, intake.run_id):
+                raise refuse("stream_conflict", f"the stream belongs to run `{intake.run_id}`; a stream has one run")
+            return {**request, "runId": intake.run_id}
+        if project != intake.project:  # the run is in another project than `hello` had said, or had left open
+            attendance = self._orchestrator.attendance
+            await attendance.hold_stream(project, intake.stream_id, self, run_id=asked, resume=False)
+            attendance.release_stream(intake.project, intake.stream_id, self)
+            intake.project = project
+        return request
 
     async def end_run(self, request: Mapping[str, Any]) -> RunStatus:
         """End this client's part in a run: the named one, else the one that it started last."""
@@ -205,6 +362,41 @@ class Conversation:
         await self._admit("getRunStatus", project, run_id=run_id)
         return await self._orchestrator.query_run(project, run_id)
 
+    async def runs(self, request: Mapping[str, Any]) -> tuple[list[RunStatus], str | None]:
+        """A page of runs, and the cursor of the next: of the named project, else of all that this client may see."""
+        project = request.get("project")
+        if project is None and self._principal.projects is not None:
+            project = self._addressing.project_of(request)
+        await self._admit("getRuns", self._addressing.project_of(request))
+        where = RunFilter(
+            project=project, status=request.get("status"), key=request.get("key"), prefix=request.get("prefix")
+        )  # fmt: skip
+        page = await self._orchestrator.runs(where, **_page_of(request))
+        return [row.run_status() for row in page.rows], page.next
+
+    async def results(self, request: Mapping[str, Any]) -> tuple[list[Result], str | None]:
+        """A page of a run's results, and the cursor of the next."""
+        project, run_id = self._addressing.run_of(request)
+        await self._admit("getResults", project, run_id=run_id)
+        where = ResultFilter(
+            final_only=request.get("finalOnly", False), status=request.get("status"), outcome=request.get("outcome")
+        )
+        page = await self._orchestrator.results(project, run_id, where, **_page_of(request))
+        return [Result.from_row(project, row) for row in page.rows], page.next
+
+    async def history(self, request: Mapping[str, Any]) -> tuple[list[Result], str | None]:
+        """A page of one test's results in a project's runs, and the cursor of the next."""
+        project = self._addressing.project_of(request)
+        await self._admit("getHistory", project)
+        page = await self._orchestrator.history(project, request["testId"], **_page_of(request))
+        return [Result.from_row(project, row) for row in page.rows], page.next
+
+    async def observed(self, request: Mapping[str, Any]) -> tuple[str, str | None]:
+        """(project, run id or None) that a subscription is about, if this client may see it."""
+        project, run_id = self._addressing.project_of(request), request.get("runId")
+        await self._admit("subscribe", project, run_id=run_id)
+        return project, run_id
+
     async def statistics(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Statistics of the named project, else of all that this client may see as one."""
         project = request.get("project")
@@ -220,6 +412,11 @@ class Conversation:
         return self._source.stream or self._source.connection
 
     def _touch(self, project: str, run_id: str) -> None:
+        if len(self._touched) >= MAX_TOUCHED_RUNS:
+            shown = self._orchestrator.snapshot()
+            over = [address for address in self._touched if address not in shown or shown[address].is_over]
+            for address in over:
+                del self._touched[address]
         self._touched[project, run_id] = self._participant
 
     def _check_embedded(self, metadata: Any) -> None:
@@ -263,13 +460,18 @@ class Conversation:
         await self._orchestrator.presence(self._addressing.home, kind, facts, source=self._source)
 
 
-def hash_of(wire: WireEvent) -> bytes:
-    """A hash of an event's content that is the same for equal events, whatever the order of their keys.
+def _page_of(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {"limit": request.get("limit", DEFAULT_PAGE), "cursor": request.get("cursor")}
 
-    Raises `RefusedError` (`invalid_event`) for what is not JSON: an embedding host can pass any object.
-    """
-    try:
-        encoded = orjson.dumps(wire, option=orjson.OPT_SORT_KEYS)
-    except TypeError as failure:
-        raise RefusedError(invalid_event(wire, [Problem("", f"can't be written as JSON: {failure}")])) from None
-    return hashlib.blake2b(encoded, digest_size=16).digest()
+
+def _other_run(event: WireEvent, intake: StreamIntake) -> Refusal | None:
+    """The refusal of an event that names another run, or project, than its stream's."""
+    wanted = (None, intake.run_id)
+    inner = event["payload"].get("runId")
+    if event.get("runId") in wanted and (not isinstance(inner, str) or inner in wanted):
+        if event.get("project") in (None, intake.project):
+            return None
+        return invalid_event(event, [Problem("project", f"the stream belongs to project `{intake.project}`")])
+    return invalid_event(
+        event, [Problem("runId", f"the stream belongs to run `{intake.run_id}`; a stream has one run")]
+    )

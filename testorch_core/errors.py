@@ -103,6 +103,7 @@ class Refusal:
     details: tuple[Problem, ...] = ()
     event_id: str | None = None
     policy: str | None = None
+    seq: int | None = None
 
     def payload(self) -> dict[str, Any]:
         """The wire form, at most 4 KB whatever the input was."""
@@ -115,7 +116,13 @@ class Refusal:
         }
         if len(self.details) > len(shown):
             body["moreDetails"] = len(self.details) - len(shown)
-        for key, value in (("retryAfterMs", self.retry_after_ms), ("eventId", self.event_id), ("policy", self.policy)):
+        optional = (
+            ("retryAfterMs", self.retry_after_ms),
+            ("seq", self.seq),
+            ("eventId", self.event_id),
+            ("policy", self.policy),
+        )
+        for key, value in optional:
             if value is not None:
                 body[key] = clip(value, 200) if isinstance(value, str) else value
         return body
@@ -174,6 +181,15 @@ class DuplicatesError(StoreError):
     def __init__(self, known: Sequence[KnownEvent]) -> None:
         self.known = tuple(known)
         super().__init__(f"{len(self.known)} event(s) are stored already")
+
+
+class InvalidCursorError(StoreError):
+    """A cursor that the store has not made, or not for this query."""
+
+    code = "invalid_cursor"
+
+    def __init__(self) -> None:
+        super().__init__("not a cursor that a page of this query came with; begin again without one")
 
 
 class StorageFailedError(StoreError):

@@ -147,9 +147,14 @@ class RecordBatch:
     def last_offset(self) -> int:
         return self.first_offset + self.count - 1
 
+    def wires(self) -> list[WireEvent]:
+        """The events as they came over the wire, in the order of their offsets, decoded anew at every call."""
+        decoded: list[WireEvent] = orjson.loads(self.body)
+        return decoded
+
     def events(self) -> Iterator[RecordedEvent]:
         """The events in the order of their offsets, decoded anew at every call."""
-        for index, wire in enumerate(orjson.loads(self.body)):
+        for index, wire in enumerate(self.wires()):
             yield RecordedEvent(
                 self.project, self.first_offset + index, self.received_at, self.source, self.run_id, wire
             )

@@ -9,21 +9,23 @@ events that keeps each source's own order reaches the same state. Events of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import orjson
 
 from testorch_core import events as ev
-from testorch_core.events import RUNNING, SEVERITY, UNKNOWN, Source, WireEvent
+from testorch_core.events import RUNNING, SEVERITY, UNKNOWN, RecordBatch, Source, WireEvent
 from testorch_core.payloads import duration_ms, is_ok, status_of, text, whole
 from testorch_core.results import ResultRow, RunRow
 from testorch_core.runs import (
     ACTIVE,
     ENDED,
     FOLD_VERSION,
+    GONE,
     LOST,
+    MAX_REFUSALS_SHOWN,
     MAX_RUNNING_SHOWN,
     Attempt,
     RunState,
@@ -31,6 +33,7 @@ from testorch_core.runs import (
     Standing,
     standing,
 )
+from testorch_core.streams import StreamRow, StreamState
 from testorch_core.summary import summarize
 from testorch_core.text import clip
 
@@ -47,7 +50,7 @@ def _participant(source: Source) -> str:
 class Draft:
     """What one commit would make of a run."""
 
-    __slots__ = ("_attempts", "_earlier", "_opened", "_touched", "base", "head")
+    __slots__ = ("_attempts", "_earlier", "_opened", "_status", "_streams", "_touched", "base", "head")
 
     def __init__(self, base: RunState) -> None:
         self.base = base
@@ -55,7 +58,9 @@ class Draft:
         self._attempts: dict[str, Attempt] = {}
         self._earlier: dict[str, tuple[Attempt, ...]] = {}
         self._opened: dict[str, Mapping[str, Any] | None] = {}
-        self._touched: dict[tuple[str, int], list[bytes | None]] = {}
+        self._touched: dict[tuple[str, int], list[Mapping[str, Any] | None]] = {}
+        self._streams: dict[str, StreamState] = {}
+        self._status: RunStatus | None = None
 
     # Reading through the overlay.
 
@@ -71,6 +76,10 @@ class Draft:
         """The ids of the tests whose last attempt has not ended."""
         kept = (test_id for test_id in self.base.open if test_id not in self._opened)
         return chain(kept, (test_id for test_id, shown in self._opened.items() if shown is not None))
+
+    def stream(self, stream_id: str) -> StreamState | None:
+        """A stream of this run, or None. Not to be changed; see `consume`."""
+        return self._streams.get(stream_id) or self.base.streams.get(stream_id)
 
     def with_attempt(self, wire: WireEvent) -> WireEvent:
         """The event as it is to be stored: with its attempt's number, assigned here where the producer gave none.
@@ -93,6 +102,32 @@ class Draft:
 
     # Folding.
 
+    def record(
+        self, wires: Sequence[WireEvent], *, first_offset: int, received_at: int, source: Source
+    ) -> list[WireEvent]:
+        """Take new events into the draft; returns them as they are to be stored."""
+        stored: list[WireEvent] = []
+        for offset, wire in enumerate(wires, first_offset):
+            numbered = self.with_attempt(wire)
+            self.fold(numbered, offset=offset, received_at=received_at, source=source)
+            stored.append(numbered)
+        self._consume(stored, source)
+        return stored
+
+    def replay(self, batch: RecordBatch) -> None:
+        """Take in a batch of the log; what has been folded already (by offset) is passed over."""
+        wires = batch.wires()
+        folded = self.head.last_offset
+        for offset, wire in enumerate(wires, batch.first_offset):
+            if offset > folded:
+                self.fold(wire, offset=offset, received_at=batch.received_at, source=batch.source)
+        self._consume(wires, batch.source)
+
+    def _consume(self, wires: Sequence[WireEvent], source: Source) -> None:
+        # A stream is opened in the log before its first event.
+        if source.stream is not None and self.stream(source.stream) is not None:
+            self._changed_stream(source.stream).consume(wires)
+
     def fold(self, wire: WireEvent, *, offset: int, received_at: int, source: Source) -> None:
         """Take one event of the log into the draft. Never raises on any JSON object with the fields of an envelope."""
         head = self.head
@@ -106,6 +141,13 @@ class Draft:
         folder = _FOLDERS.get(kind)
         if folder is not None:
             folder(self, wire, wire["payload"], received_at, source)
+
+    def _changed_stream(self, stream_id: str) -> StreamState:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            known = self.base.streams.get(stream_id)
+            stream = self._streams[stream_id] = known.copy() if known is not None else StreamState(stream_id)
+        return stream
 
     def _test_start(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
         test_id = text(payload, "testId")
@@ -175,13 +217,60 @@ class Draft:
     def _run_join(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
         participant = text(payload, "participant")
         if participant is not None:
-            self._reconsider(lambda: self.head.participants.__setitem__(participant, ACTIVE))
+            self._set_state(participant, ACTIVE)
 
     def _run_leave(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
         participant = text(payload, "participant")
         if participant is not None:
-            left_as = LOST if payload.get("reason") == LOST else ENDED
-            self._reconsider(lambda: self.head.participants.__setitem__(participant, left_as))
+            self._set_state(participant, GONE if payload.get("reason") == LOST else ENDED)
+
+    def _run_refused(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        head = self.head
+        code = text(payload, "code") or UNKNOWN
+        head.refused[code] = head.refused.get(code, 0) + 1
+        shown = {key: payload[key] for key in ("eventId", "eventType", "seq", "code", "message") if key in payload}
+        head.refusals = (*head.refusals, {**shown, "at": received_at})[-MAX_REFUSALS_SHOWN:]
+
+    def _stream_open(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        stream_id = text(payload, "stream")
+        if stream_id is not None:
+            self._changed_stream(stream_id)
+            self._set_state(stream_id, ACTIVE)
+
+    def _stream_lost(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        participant = text(payload, "participant")
+        if participant is not None and self.head.participants.get(participant) == ACTIVE:
+            self.head.participants[participant] = LOST
+            self._touch_stream(participant)
+
+    def _stream_resumed(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        participant = text(payload, "participant")
+        if participant is not None and self.head.participants.get(participant) in (LOST, GONE):
+            self._set_state(participant, ACTIVE)
+
+    def _stream_end(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
+        stream_id = text(payload, "streamId")
+        if stream_id is not None:
+            self._changed_stream(stream_id).complete = payload.get("complete") is True
+            self._set_state(stream_id, ENDED)
+
+    def _touch_stream(self, participant: str) -> None:
+        if self.stream(participant) is not None:  # its row says the state, too
+            self._changed_stream(participant)
+
+    def _set_state(self, participant: str, state: str) -> None:
+        self._touch_stream(participant)
+        self._reconsider(lambda: self.head.participants.__setitem__(participant, state))
+        head = self.head
+        if head.is_over and head.end_reason in (None, LOST) and self.is_whole():
+            head.complete = True  # what was missing when the run ended has come, and was proved, after all
+
+    def is_whole(self) -> bool:
+        """Whether every participant has ended properly, and every stream proved that all it sent is here."""
+        if any(state != ENDED for state in self.head.participants.values()):
+            return False
+        streams = self.base.streams | self._streams
+        return all(one.complete for one in streams.values())
 
     def _run_end(self, wire: WireEvent, payload: Mapping[str, Any], received_at: int, source: Source) -> None:
         def end() -> None:
@@ -235,9 +324,9 @@ class Draft:
     ) -> None:
         parts = self._touched.setdefault((test_id, number), [None, None])
         if begin is not None:
-            parts[0] = orjson.dumps(begin)
+            parts[0] = begin
         if end is not None:
-            parts[1] = orjson.dumps(end)
+            parts[1] = end
 
     def _standing(self, test_id: str) -> Standing | None:
         last = self.last_attempt(test_id)
@@ -248,7 +337,7 @@ class Draft:
 
     def _is_cut_off(self, attempt: Attempt) -> bool:
         head = self.head
-        return head.is_over or head.participants.get(attempt.participant or "") == LOST
+        return head.is_over or head.participants.get(attempt.participant or "") == GONE
 
     def _recount(self, test_id: str, before: Standing | None) -> None:
         after = self._standing(test_id)
@@ -279,7 +368,9 @@ class Draft:
         """The attempts that changed, each as it is to be stored."""
         return [self._row(test_id, number, *parts) for (test_id, number), parts in self._touched.items()]
 
-    def _row(self, test_id: str, number: int, begin: bytes | None, end: bytes | None) -> ResultRow:
+    def _row(
+        self, test_id: str, number: int, begin: Mapping[str, Any] | None, end: Mapping[str, Any] | None
+    ) -> ResultRow:
         attempt = self._find(test_id, number)
         assert attempt is not None, "an attempt was touched that is not there"
         final = self.last_attempt(test_id) is attempt
@@ -294,22 +385,29 @@ class Draft:
             ok=attempt.ok if attempt.status is not None else None,
             outcome=stand.outcome if stand else None,
             duration_ms=attempt.duration_ms,
-            begin=begin,
-            end=end,
+            begin=orjson.dumps(begin) if begin is not None else None,
+            end=orjson.dumps(end) if end is not None else None,
         )
 
-    def merge(self) -> RunState:
-        """Make the draft the state of the run, after its commit; returns that state. The draft is spent."""
+    def stream_rows(self) -> list[StreamRow]:
+        """The streams that moved, each as it is to be stored."""
+        states, base = self.head.participants, self.base
+        return [one.row(base.project, base.run_id, states.get(name, ACTIVE)) for name, one in self._streams.items()]
+
+    def merge(self) -> tuple[RunState, RunStatus]:
+        """Make the draft the state of the run, after its commit; returns that state and its status. The draft is spent."""
+        status = self.status()
         base = self.base
         base.head = self.head
         base.attempts.update(self._attempts)
         base.earlier.update(self._earlier)
+        base.streams.update(self._streams)
         for test_id, shown in self._opened.items():
             if shown is None:
                 base.open.pop(test_id, None)
             else:
                 base.open[test_id] = shown
-        return base
+        return base, status
 
     def preview(self) -> RunState:
         """The state as `merge` would make it, without touching the base; shares the untouched attempts with it."""
@@ -317,15 +415,23 @@ class Draft:
         state.head = self.head
         state.attempts = self.base.attempts | self._attempts
         state.earlier = self.base.earlier | self._earlier
+        state.streams = self.base.streams | self._streams
         state.open = {test_id: shown for test_id, shown in (self.base.open | self._opened).items() if shown is not None}
         return state
 
+    def status(self) -> RunStatus:
+        """The run's status as `merge` would make it."""
+        if self._status is None or self._status.offset != self.head.last_offset:
+            picture = RunState(self.base.project, self.base.run_id)
+            picture.head = self.head
+            picture.streams = self.base.streams | self._streams if self._streams else self.base.streams
+            picture.open = dict(islice(self._open_now(), MAX_RUNNING_SHOWN))
+            self._status = picture.status()
+        return self._status
+
     def run_row(self) -> RunRow:
         """The run's row for this commit. Costs time in the number of tests only for a run that is over."""
-        picture = RunState(self.base.project, self.base.run_id)
-        picture.head = self.head
-        picture.open = dict(islice(self._open_now(), MAX_RUNNING_SHOWN))
-        return row_of(picture.status(), summary=summarize(self.preview()) if self.head.is_over else None)
+        return row_of(self.status(), summary=summarize(self.preview()) if self.head.is_over else None)
 
     def _open_now(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for test_id in self.open_tests():
@@ -358,5 +464,10 @@ _FOLDERS: dict[str, Callable[[Draft, WireEvent, Mapping[str, Any], int, Source],
     ev.RUN_START: Draft._run_start,
     ev.RUN_JOIN: Draft._run_join,
     ev.RUN_LEAVE: Draft._run_leave,
+    ev.RUN_REFUSED: Draft._run_refused,
     ev.RUN_END: Draft._run_end,
+    ev.STREAM_OPEN: Draft._stream_open,
+    ev.STREAM_LOST: Draft._stream_lost,
+    ev.STREAM_RESUMED: Draft._stream_resumed,
+    ev.STREAM_END: Draft._stream_end,
 }

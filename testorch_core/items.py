@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import trio
 
+from testorch_core import lifecycle
 from testorch_core.errors import Refusal, RefusedError
 from testorch_core.events import Source, WireEvent
 from testorch_core.fold import Draft
-from testorch_core.transaction import Transaction
+from testorch_core.transaction import RefusedEvent, Transaction
 
 Answer = TypeVar("Answer")
 
@@ -19,8 +21,9 @@ Answer = TypeVar("Answer")
 class Item(ABC):
     """Something that waits for a commit. `done` is set after it, when `failure` and the rest are final."""
 
-    def __init__(self, project: str) -> None:
+    def __init__(self, project: str, *, size_bytes: int = 0) -> None:
         self.project = project
+        self.size_bytes = size_bytes
         self.done = trio.Event()
         self.failure: Refusal | None = None
 
@@ -49,7 +52,10 @@ class Item(ABC):
 
 
 class Submission(Item):
-    """Plain events of one source for one run, with the hash of each one's content."""
+    """Plain events of one source for one run, with the hash of each one's content; and notes of those that were refused.
+
+    A refused event opens no run.
+    """
 
     def __init__(
         self,
@@ -59,36 +65,138 @@ class Submission(Item):
         *,
         source: Source,
         received_at: int,
+        refused: Sequence[RefusedEvent] = (),
+        size_bytes: int = 0,
         implicit: bool = False,
     ) -> None:
-        super().__init__(project)
+        super().__init__(project, size_bytes=size_bytes)
         self.run_id = run_id
         self.events = events
         self.refusals: list[Refusal] = []
         self.source = source
+        self._refused = refused
         self._received_at = received_at
         self._implicit = implicit
 
     @property
     def weight(self) -> int:
-        return len(self.events)
+        return max(1, len(self.events))
 
     def runs(self) -> Iterable[str]:
         return (self.run_id,)
 
     def apply(self, transaction: Transaction) -> None:
+        self.failure = None
         self.refusals = []
-        draft = transaction.draft(self.project, self.run_id) or self._open(transaction)
+        draft = transaction.draft(self.project, self.run_id)
+        if draft is None and self.events:
+            try:
+                draft = self._open(transaction)
+            except RefusedError as refused:
+                self.failure = refused.refusal
+        if draft is None or self.failure is not None:
+            return
         for wire, content_hash in self.events:
             refusal = transaction.record(
-                self.project, draft, wire, content_hash, received_at=self._received_at, source=self.source
-            )
+                draft, wire, content_hash, received_at=self._received_at, source=self.source
+            )  # fmt: skip
             if refusal is not None:
                 self.refusals.append(refusal)
+                transaction.note_refused(draft, RefusedEvent.of(wire, refusal), source=self.source)
+        for one in self._refused:
+            transaction.note_refused(draft, one, source=self.source)
 
     def _open(self, transaction: Transaction) -> Draft:
-        participant = self.source.stream or self.source.connection
-        payload: dict[str, Any] = {"participant": participant} | ({"implicit": True} if self._implicit else {})
+        payload: dict[str, Any] = {"participant": self.source.connection}
+        if self._implicit:
+            payload["implicit"] = True
+        return transaction.open(self.project, self.run_id, payload, source=self.source)
+
+
+class StreamSubmission(Item):
+    """What one message brought of a stream: events, and refused ones, whose `seq`s follow each other without a hole.
+
+    After the commit `acked_seq` is how far the stream has come; `skipped` counts what it had brought before. A submission
+    whose events don't follow what the stream has (an earlier one was not stored) is `stopped`: nothing of it is taken.
+    """
+
+    def __init__(
+        self,
+        project: str,
+        run_id: str,
+        first_seq: int,
+        entries: Sequence[WireEvent | RefusedEvent],
+        *,
+        source: Source,
+        received_at: int,
+        duplicates: int = 0,
+        size_bytes: int = 0,
+    ) -> None:
+        super().__init__(project, size_bytes=size_bytes)
+        self.run_id = run_id
+        self.first_seq = first_seq
+        self.entries = entries
+        self.source = source
+        self.duplicates = duplicates
+        self.refusals: list[Refusal] = []
+        self.acked_seq = 0
+        self.skipped = 0
+        self.stopped = False
+        self._received_at = received_at
+
+    @property
+    def weight(self) -> int:
+        return max(1, len(self.entries))
+
+    def runs(self) -> Iterable[str]:
+        return (self.run_id,)
+
+    def apply(self, transaction: Transaction) -> None:
+        self.failure = None
+        self.refusals = []
+        self.stopped = False
+        assert self.source.stream is not None, "a stream's events have it as their source"
+        try:
+            draft = transaction.draft(self.project, self.run_id) or self._open(transaction)
+        except RefusedError as refused:
+            self.failure = replace(refused.refusal, seq=self.first_seq)
+            return
+        lifecycle.open_stream(transaction, draft, source=self.source)
+        stream = draft.stream(self.source.stream)
+        assert stream is not None, "it has just been opened"
+        self.acked_seq = stream.acked_seq
+        self.skipped = max(0, min(len(self.entries), stream.acked_seq + 1 - self.first_seq))
+        self.stopped = stream.complete is not None or self.first_seq > stream.acked_seq + 1
+        if not self.stopped and self.skipped < len(self.entries):
+            self._take(transaction, draft, self.entries[self.skipped :])
+            self.acked_seq = self.first_seq + len(self.entries) - 1
+
+    def _take(self, transaction: Transaction, draft: Draft, entries: Sequence[WireEvent | RefusedEvent]) -> None:
+        good: list[WireEvent] = []
+        for entry in entries:
+            refused = entry if isinstance(entry, RefusedEvent) else self._without_room(transaction, draft, entry, good)
+            if refused is None:
+                good.append(entry)  # type: ignore[arg-type] # the line above leaves events only
+                continue
+            self._record(transaction, draft, good)
+            good = []
+            self.refusals.append(refused.refusal)
+            transaction.note_refused(draft, refused, source=self.source)
+        self._record(transaction, draft, good)
+
+    def _record(self, transaction: Transaction, draft: Draft, good: Sequence[WireEvent]) -> None:
+        if good:
+            transaction.record_stream(draft, good, received_at=self._received_at, source=self.source)
+
+    def _without_room(
+        self, transaction: Transaction, draft: Draft, wire: WireEvent, waiting: Sequence[WireEvent]
+    ) -> RefusedEvent | None:
+        if transaction.has_room(draft, wire, events=len(waiting) + 1):
+            return None
+        return RefusedEvent.of(wire, transaction.too_many_tests(wire["id"], wire["seq"]))
+
+    def _open(self, transaction: Transaction) -> Draft:
+        payload = {"participant": self.source.stream}
         return transaction.open(self.project, self.run_id, payload, source=self.source)
 
 
@@ -128,9 +236,9 @@ def grouped(items: Sequence[Item]) -> Iterable[Item]:
 
     A decision is a barrier: nothing passes it in either direction. What one source sent keeps its order.
     """
-    waiting: dict[tuple[str, str, Source], list[Submission]] = {}
+    waiting: dict[tuple[str, str, Source], list[Submission | StreamSubmission]] = {}
     for item in items:
-        if isinstance(item, Submission):
+        if isinstance(item, Submission | StreamSubmission):
             waiting.setdefault((item.project, item.run_id, item.source), []).append(item)
             continue
         yield from (one for group in waiting.values() for one in group)

@@ -13,23 +13,29 @@ from typing import Any
 import trio
 
 from testorch_core import lifecycle
+from testorch_core.attendance import Attendance
 from testorch_core.committer import Committer
 from testorch_core.config import ServerOptions
 from testorch_core.delivery import SAVE_CURSORS_SECONDS, ReporterFeed
-from testorch_core.errors import StorageFailedError, Tally, refuse
-from testorch_core.events import RUNNING, SERVER_SOURCE, RecordBatch, Source, WireEvent
+from testorch_core.errors import InvalidCursorError, StorageFailedError, Tally, refuse
+from testorch_core.events import RUNNING, RecordBatch, Source, WireEvent
 from testorch_core.gate import Gate
 from testorch_core.interfaces.reporter import Reporter
-from testorch_core.interfaces.storage import EventStore, RunFilter
-from testorch_core.items import Decision, Item, Submission
+from testorch_core.interfaces.storage import EventStore, Page, ResultFilter, RunFilter
+from testorch_core.items import Decision, Item, StreamSubmission, Submission
 from testorch_core.protocol import STORAGE_RETRY_MS
 from testorch_core.registry import RunRegistry
-from testorch_core.runs import ACTIVE, RunStatus
+from testorch_core.results import ResultRow, RunRow
+from testorch_core.runs import RunStatus
+from testorch_core.streams import StreamState
 from testorch_core.summary import statistics_of
-from testorch_core.tail import LogTail
+from testorch_core.tail import LogPage, LogTail
+from testorch_core.transaction import Bounds
 
 DEFAULT_WINDOW = 200
 RATE_SECONDS = 10
+FEATURES = ("events", "streams", "subscriptions")
+"""What a client may rely on, beyond the plain conversation."""
 
 
 def new_id() -> str:
@@ -73,7 +79,7 @@ class Orchestrator:
         self._committer: Committer
         self._tail: LogTail
         self._nursery: trio.Nursery
-        self._present: dict[tuple[str, str, str], str] = {}
+        self.attendance: Attendance
         self._is_running = False
         self._recent: deque[tuple[float, int]] = deque()
 
@@ -84,7 +90,9 @@ class Orchestrator:
             self._store,
             self._registry,
             max_queued_events=self.options.max_queued_events,
+            max_queued_bytes=self.options.max_queued_bytes,
             max_commit_events=self.options.max_commit_events,
+            bounds=Bounds(max_open_runs=self.options.max_open_runs, max_run_tests=self.options.max_run_tests),
             clock_ms=self.clock_ms,
             new_id=self.new_id,
             publish=self._publish,
@@ -104,6 +112,12 @@ class Orchestrator:
                 self._feeds.append(feed)
                 self._nursery.start_soon(feed.run, name=f"feed of {reporter.name}")
             await self._nursery.start(self._committer.run)
+            self.attendance = Attendance(
+                self.options,
+                find_stream=functools.partial(_answered, self._store.stream),
+                decide=self.decide,
+                nursery=self._nursery,
+            )
             self._nursery.start_soon(self._save_cursors)
             self._is_running = True
             await self._expect_returns()
@@ -121,10 +135,9 @@ class Orchestrator:
 
     # What clients do.
 
-    async def submit(self, submission: Submission) -> None:
+    async def submit(self, submission: Submission | StreamSubmission) -> None:
         """Queue events; `submission.done` tells when they are committed. Waits while the queue is full."""
-        if self._registry.get(submission.project, submission.run_id) is None:
-            await self._load(submission.project, submission.run_id)
+        await self._load(submission.project, submission.run_id)
         await self._committer.submit(submission)
 
     async def start_run(
@@ -132,6 +145,8 @@ class Orchestrator:
     ) -> RunStatus:
         """Open or join a run; see `lifecycle.start`."""
         asked = request.get("runId")
+        if asked:
+            await self._load(project, asked)
         run_id = await self._ask(
             Decision(
                 project,
@@ -142,28 +157,55 @@ class Orchestrator:
                 keys=[request["key"]] if "key" in request else [],
             )
         )
-        self._present[project, run_id, participant] = source.connection
+        self.attendance.entered(project, run_id, participant, source.connection)
         return self.status(project, run_id)
 
     async def end_run(
         self, project: str, run_id: str, *, participant: str, source: Source, force: bool = False
     ) -> RunStatus:
         """End the participant's part; see `lifecycle.end`."""
-        await self._decide(lifecycle.end, project, run_id, participant=participant, source=source, force=force)
-        self._present.pop((project, run_id, participant), None)
-        state = self._registry.get(project, run_id)
-        if state is not None and lifecycle.is_waiting_for_more(state.head):
-            self._later(self.options.join_timeout_seconds, lifecycle.give_up_waiting, project, run_id)
+        await self.decide(lifecycle.end, project, run_id, participant=participant, source=source, force=force)
+        self._ended(project, run_id, participant)
         return self.status(project, run_id)
 
     async def cancel_run(self, project: str, run_id: str, *, source: Source, reason: str | None) -> RunStatus:
         """End a run at once, as interrupted."""
-        await self._decide(lifecycle.cancel, project, run_id, source=source, reason=reason)
+        await self.decide(lifecycle.cancel, project, run_id, source=source, reason=reason)
         return self.status(project, run_id)
 
-    def entered(self, project: str, run_id: str, participant: str, connection: str) -> None:
-        """A participant is present on a connection, without having said `startTestRun`: its events opened the run."""
-        self._present.setdefault((project, run_id, participant), connection)
+    async def resume_stream(self, project: str, run_id: str, *, source: Source) -> int:
+        """A stream has come back: heal what it left open. Returns the `seq` up to which it is committed."""
+        participant = source.stream or source.connection
+        self.attendance.entered(project, run_id, participant, source.connection)
+        await self.decide(lifecycle.resume_stream, project, run_id, participant=participant, source=source)
+        stream = self.stream(project, run_id, participant)
+        return 0 if stream is None else stream.acked_seq
+
+    async def end_stream(
+        self, project: str, run_id: str, request: Mapping[str, Any], *, participant: str, source: Source
+    ) -> dict[str, Any]:
+        """End a stream, and with it its part in the run; returns its receipt. See `lifecycle.end_stream`."""
+        receipt: dict[str, Any] = await self.decide(
+            lifecycle.end_stream, project, run_id, request=request, participant=participant, source=source
+        )
+        self._ended(project, run_id, participant)
+        return receipt
+
+    def welcome(self) -> dict[str, Any]:
+        """What every client is told of this server when it says `hello`."""
+        return {
+            "epoch": self._store.epoch,
+            "heartbeatMs": round(self.options.heartbeat_seconds * 1000),
+            "maxMessageBytes": self.options.max_message_bytes,
+            "maxInFlight": self.options.max_in_flight,
+            "durability": self._store.durability,
+            "features": FEATURES,
+        }
+
+    def stream(self, project: str, run_id: str, stream_id: str) -> StreamState | None:
+        """A stream of a run that is in memory, as of the last commit."""
+        state = self._registry.get(project, run_id)
+        return state.streams.get(stream_id) if state is not None else None
 
     async def presence(self, project: str, kind: str, payload: Mapping[str, Any], *, source: Source) -> None:
         """Write that a client came or went. A store that can't keep it now loses only this note, which is logged."""
@@ -177,29 +219,15 @@ class Orchestrator:
 
     async def host_event(self, project: str, wire: WireEvent, *, source: Source) -> None:
         """Write a presence event that an embedding host has sent. Raises `RefusedError` (`storage_failed`)."""
-        await self._ask(
-            Decision(
-                project,
-                lambda ledger: ledger.record(project, None, wire, b"", received_at=self.clock_ms(), source=source),
-            )
-        )
+        await self._ask(Decision(project, lambda ledger: ledger.record_host_event(project, wire, source=source)))
 
     async def departed(self, project: str, run_id: str, *, participant: str, source: Source) -> None:
-        """A participant's connection has gone without an `endTestRun`.
-
-        A run that the connection had opened implicitly loses it at once; any other after a grace in which it may return.
-        """
-        address = (project, run_id, participant)
-        if not self._is_running or self._present.get(address) != source.connection:
+        """A participant's connection has gone without an end; see `Attendance.departed`."""
+        if not self._is_running:
             return
-        del self._present[address]
         state = self._registry.get(project, run_id)
-        if state is not None and state.head.implicit:
-            await self._decide(
-                lifecycle.leave, project, run_id, participant=participant, source=source, reason="disconnected"
-            )
-        else:
-            self._later(self.options.lost_grace_seconds, self._lose, project, run_id, participant=participant)
+        implicit = state is not None and state.head.implicit and source.stream is None
+        await self.attendance.departed(project, run_id, participant, source, implicit=implicit)
 
     # What clients ask.
 
@@ -239,6 +267,50 @@ class Orchestrator:
         wanted = (one for one in found.values() if not one.is_over and project in (None, one.project))
         return sorted(wanted, key=lambda one: (one.started_at or 0, one.run_id))
 
+    async def run_exists(self, project: str, run_id: str) -> bool:
+        """Whether the log knows a run. Raises `RefusedError` (`storage_failed`)."""
+        return (project, run_id) in self.snapshot() or await _answered(self._store.run, project, run_id) is not None
+
+    async def runs(self, where: RunFilter, *, limit: int, cursor: str | None) -> Page[RunRow]:
+        """A page of runs. Raises `RefusedError` (`invalid_message` for a cursor that is none, `storage_failed`)."""
+        page: Page[RunRow] = await _answered(self._store.runs, where, limit=limit, cursor=cursor)
+        return page
+
+    async def results(
+        self, project: str, run_id: str, where: ResultFilter, *, limit: int, cursor: str | None
+    ) -> Page[ResultRow]:
+        """A page of a run's results. Raises `RefusedError` (`unknown_run`, and as `runs`)."""
+        if not await self.run_exists(project, run_id):
+            raise refuse("unknown_run", f"no run `{run_id}` in project `{project}`")
+        page: Page[ResultRow] = await _answered(
+            self._store.results, project, run_id, where, limit=limit, cursor=cursor
+        )  # fmt: skip
+        return page
+
+    async def history(self, project: str, test_id: str, *, limit: int, cursor: str | None) -> Page[ResultRow]:
+        """A page of one test's results, the newest run first. Raises `RefusedError` (as `runs`)."""
+        page: Page[ResultRow] = await _answered(self._store.history, project, test_id, limit=limit, cursor=cursor)
+        return page
+
+    # What readers follow.
+
+    @property
+    def epoch(self) -> str:
+        """A random word made with the database; another one means another log."""
+        return self._store.epoch
+
+    def head_of(self, project: str) -> int:
+        """The last committed offset of a project."""
+        return self._tail.heads.get(project, 0)
+
+    def growth(self) -> trio.Event:
+        """An event that is set by the next commit. Take it before reading, and nothing is missed."""
+        return self._tail.growth()
+
+    async def read_log(self, project: str, *, after: int, run_id: str | None) -> LogPage:
+        """The next page of a project's log, or of one run's; see `LogTail.page`."""
+        return await self._tail.page(project, after=after, run_id=run_id)
+
     async def statistics(self, project: str | None = None, *, window: int = DEFAULT_WINDOW) -> dict[str, Any]:
         """Statistics over the newest `window` runs, and what the server knows of itself."""
         page = await _answered(self._store.runs, RunFilter(project=project), limit=window)
@@ -259,45 +331,32 @@ class Orchestrator:
         await decision.answer()
         return decision.result
 
-    async def _decide(self, decide: Callable[..., None], project: str, run_id: str, **facts: Any) -> None:
+    async def decide(self, decide: Callable[..., Any], project: str, run_id: str, **facts: Any) -> Any:
+        """Have a decision of `lifecycle` about one run made and committed; returns its result."""
+        await self._load(project, run_id)
         decision = functools.partial(decide, project=project, run_id=run_id, **facts)
-        await self._ask(Decision(project, decision, runs=[run_id]))
+        return await self._ask(Decision(project, decision, runs=[run_id]))
+
+    def _ended(self, project: str, run_id: str, participant: str) -> None:
+        self.attendance.ended(project, run_id, participant)
+        state = self._registry.get(project, run_id)
+        if state is not None and lifecycle.is_waiting_for_more(state.head):
+            self.attendance.await_more(project, run_id)
 
     async def _load(self, project: str, run_id: str) -> None:
-        """Fold a run that is not in memory before its events are queued, so that only those who touch it wait for it."""
+        """Fold a run that is not in memory before anything about it is queued, so that only who touches it waits for it."""
+        if self._registry.get(project, run_id) is not None:
+            return
         try:
             await self._registry.ensure(project, run_id)
         except StorageFailedError:
             return  # the committer will meet the same failure, and tells the client
 
-    def _later(self, seconds: float, decide: Callable[..., None], project: str, run_id: str, **facts: Any) -> None:
-        async def wait_and_decide() -> None:
-            await trio.sleep(seconds)
-            decision = Decision(
-                project,
-                functools.partial(decide, project=project, run_id=run_id, source=SERVER_SOURCE, **facts),
-                runs=[run_id],
-            )
-            await self._committer.submit(decision)
-
-        self._nursery.start_soon(wait_and_decide)
-
-    def _lose(self, ledger: lifecycle.Ledger, project: str, run_id: str, participant: str, source: Source) -> None:
-        if (project, run_id, participant) not in self._present:
-            lifecycle.leave(ledger, project, run_id, participant=participant, source=source, reason="lost")
-
     async def _expect_returns(self) -> None:
-        """Give the participants of runs that a dead server left open a time to come back."""
         left_open = await self.active_runs()
         self._registry.show(left_open)
         for status in left_open:
-            for one in status.participants:
-                if one["state"] == ACTIVE:
-                    self._later(
-                        self.options.resume_seconds, self._lose, status.project, status.run_id, participant=one["id"]
-                    )
-            if not any(one["state"] == ACTIVE for one in status.participants):
-                self._later(self.options.join_timeout_seconds, lifecycle.give_up_waiting, status.project, status.run_id)
+            self.attendance.expect_back(status)
 
     async def _save_cursors(self) -> None:
         while True:
@@ -324,5 +383,7 @@ async def _answered(query: Callable[..., Any], *args: Any, **settings: Any) -> A
     """A query's answer; a store that can't answer now becomes a temporary refusal."""
     try:
         return await query(*args, **settings)
+    except InvalidCursorError as failure:
+        raise refuse("invalid_message", f"`cursor`: {failure}") from None
     except StorageFailedError as failure:
         raise refuse("storage_failed", str(failure), temporary=True, retry_after_ms=STORAGE_RETRY_MS) from failure

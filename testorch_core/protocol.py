@@ -9,11 +9,17 @@ from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from testorch_core.acceptor import Flag, Whole, compile_acceptor
 from testorch_core.errors import Problem, refuse
+from testorch_core.events import MAX_TEST_ID_CHARACTERS
 from testorch_core.options import messages_of, sentence_of
 
 SUBPROTOCOL: Final = "testorch.v1.json"
 MAX_INTEGER: Final = 2**53 - 1
 MAX_ID_CHARACTERS: Final = 200
+MAX_CURSOR_CHARACTERS: Final = 8_000
+MAX_PAGE: Final = 1_000
+"""Rows in a page of an answer, at the most."""
+
+DEFAULT_PAGE: Final = 100
 
 ERROR_CODES: Final[Mapping[str, str]] = {
     "invalid_json": "the message is not JSON, or holds what no store could keep",
@@ -25,7 +31,9 @@ ERROR_CODES: Final[Mapping[str, str]] = {
     "unauthenticated": "the server wants to know who you are",
     "forbidden": "you may not do this",
     "rate_limited": "too much in too short a time; send again after `retryAfterMs`",
-    "too_large": "the message has more bytes than the server takes",
+    "too_large": "the message has more bytes than the server takes, or the run more tests",
+    "sequence_gap": "events of the stream are missing before this one; send again from `seq`",
+    "stream_conflict": "the stream is known already, belongs to another run, or was resumed on another connection",
     "conflict": "another event with this id and other content is stored already; the first was kept",
     "overloaded": "the server can't take more now; send again after `retryAfterMs`",
     "storage_failed": "the store can't keep its promise now; nothing was stored, send again after `retryAfterMs`",
@@ -36,13 +44,19 @@ ERROR_CODES: Final[Mapping[str, str]] = {
 CLOSE_DONE: Final = 1000
 CLOSE_RESTARTING: Final = 1012
 CLOSE_INTERNAL: Final = 1011
+CLOSE_SILENT: Final = 1001
 CLOSE_UNAUTHENTICATED: Final = 4401
+CLOSE_STREAM_TAKEN: Final = 4409
 
 STORAGE_RETRY_MS: Final = 1000
 
 
 def _identifier(**settings: Any) -> fields.String:
     return fields.String(validate=validate.Length(1, MAX_ID_CHARACTERS), **settings)
+
+
+def _cursor() -> fields.String:
+    return fields.String(validate=validate.Length(1, MAX_CURSOR_CHARACTERS), allow_none=True)
 
 
 class _Open(Schema):
@@ -70,6 +84,28 @@ class Events(_Open):
     events = fields.List(fields.Raw(allow_none=True), required=True)
 
 
+class Hello(_Open):
+    """Says who is there; with a `streamId`, begins a stream or resumes it. At most once, before anything else."""
+
+    streamId = _identifier(allow_none=True)
+    runId = _identifier(allow_none=True)
+    project = _identifier(allow_none=True)
+    resume = Flag(allow_none=True)
+    client = fields.Dict(allow_none=True)
+    token = fields.String(allow_none=True)
+
+
+class StreamEnd(_Open):
+    """Ends a stream, and its part in the run: how many events it had, and the digest over them, in hexadecimal."""
+
+    lastSeq = Whole(required=True, validate=validate.Range(0, MAX_INTEGER))
+    digest = fields.String(validate=validate.Length(64, 64), allow_none=True)
+
+
+class Heartbeat(_Open):
+    """Says that the client is still there. Not answered."""
+
+
 class StartTestRun(_Open):
     """Opens a run, or joins the one that runs under `runId` or `key`."""
 
@@ -78,7 +114,6 @@ class StartTestRun(_Open):
     project = _identifier(allow_none=True)
     key = _identifier(allow_none=True)
     expect = Whole(validate=validate.Range(1, 10_000), allow_none=True)
-    participant = _identifier(allow_none=True)
     metadata = fields.Dict(allow_none=True)
 
 
@@ -111,6 +146,54 @@ class GetRunStatus(_Open):
     project = _identifier(allow_none=True)
 
 
+class GetRuns(_Open):
+    """Asks for runs, the newest first: of one project, with a status, with a key, or whose ids begin so."""
+
+    project = _identifier(allow_none=True)
+    status = _identifier(allow_none=True)
+    key = _identifier(allow_none=True)
+    prefix = _identifier(allow_none=True)
+    limit = Whole(validate=validate.Range(1, MAX_PAGE), allow_none=True)
+    cursor = _cursor()
+
+
+class GetResults(_Open):
+    """Asks for the results of a run, in the order of their test ids: all attempts, or with `finalOnly` the last ones."""
+
+    runId = _identifier(allow_none=True)
+    project = _identifier(allow_none=True)
+    status = _identifier(allow_none=True)
+    outcome = _identifier(allow_none=True)
+    finalOnly = Flag(allow_none=True)
+    limit = Whole(validate=validate.Range(1, MAX_PAGE), allow_none=True)
+    cursor = _cursor()
+
+
+class GetHistory(_Open):
+    """Asks for what became of one test in the runs of a project, the newest first."""
+
+    testId = fields.String(required=True, validate=validate.Length(1, MAX_TEST_ID_CHARACTERS))
+    project = _identifier(allow_none=True)
+    limit = Whole(validate=validate.Range(1, MAX_PAGE), allow_none=True)
+    cursor = _cursor()
+
+
+class Subscribe(_Open):
+    """Asks for the events of a run or of a project as they are committed: those after `after`, then those to come."""
+
+    runId = _identifier(allow_none=True)
+    project = _identifier(allow_none=True)
+    after = Whole(validate=validate.Range(0, MAX_INTEGER), allow_none=True)
+    epoch = _identifier(allow_none=True)
+    types = fields.List(_identifier(), validate=validate.Length(1, 50), allow_none=True)
+
+
+class Unsubscribe(_Open):
+    """Ends a subscription."""
+
+    subscriptionId = _identifier(required=True)
+
+
 class GetStatistics(_Open):
     """Asks for statistics over the last `window` runs."""
 
@@ -119,18 +202,27 @@ class GetStatistics(_Open):
 
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
+    "hello": Hello(),
     "events": Events(),
+    "heartbeat": Heartbeat(),
+    "streamEnd": StreamEnd(),
     "startTestRun": StartTestRun(),
     "endTestRun": EndTestRun(),
     "cancelTestRun": CancelTestRun(),
     "getActiveRuns": GetActiveRuns(),
     "getRunStatus": GetRunStatus(),
+    "getRuns": GetRuns(),
+    "getResults": GetResults(),
+    "getHistory": GetHistory(),
     "getStatistics": GetStatistics(),
+    "subscribe": Subscribe(),
+    "unsubscribe": Unsubscribe(),
 }
 """The payload of every message but `event`, whose payload is an `EventEnvelope`."""
 
 ENVELOPE: Final = EventEnvelope()
-_envelope_is_fine = compile_acceptor(ENVELOPE)
+envelope_is_fine: Final = compile_acceptor(ENVELOPE)
+"""True only for envelopes that `envelope_problems` has nothing against."""
 
 
 def check_payload(kind: str, payload: Any) -> Mapping[str, Any]:
@@ -143,7 +235,7 @@ def check_payload(kind: str, payload: Any) -> Mapping[str, Any]:
 
 def envelope_problems(event: Any) -> list[Problem]:
     """What is wrong with an event's envelope; empty for a good one."""
-    return [] if _envelope_is_fine(event) else problems_of(ENVELOPE, event, "")
+    return [] if envelope_is_fine(event) else problems_of(ENVELOPE, event, "")
 
 
 def problems_of(schema: Schema, value: Any, place: str) -> list[Problem]:

@@ -36,6 +36,7 @@ class RunRegistry:
         self._by_key: dict[Address, str] = {}
         self._loading: dict[Address, trio.Event] = {}
         self.statuses: Mapping[Address, RunStatus] = {}
+        self.open_runs = 0
 
     def get(self, project: str, run_id: str) -> RunState | None:
         """A run that is in memory."""
@@ -59,7 +60,7 @@ class RunRegistry:
             state = RunState(project, run_id)
             async for batch in self._batches(project, run_id):
                 replay(state, batch)
-            self.publish([state])
+            self.publish([(state, state.status())])
             return state
         finally:
             self._loading.pop(address).set()
@@ -75,15 +76,16 @@ class RunRegistry:
     def show(self, found: Iterable[RunStatus]) -> None:
         """Put statuses of stored runs on show without loading the runs."""
         self.statuses = {(one.project, one.run_id): one for one in found} | dict(self.statuses)
+        self.open_runs = sum(not one.is_over for one in self.statuses.values())
 
-    def publish(self, changed: Iterable[RunState]) -> None:
+    def publish(self, changed: Iterable[tuple[RunState, RunStatus]]) -> None:
         """Take committed states in, show them in `statuses`, and let go of finished runs that nobody has touched long."""
         statuses = dict(self.statuses)
-        for state in changed:
+        for state, status in changed:
             address = (state.project, state.run_id)
             self._states[address] = state
             statuses.pop(address, None)
-            statuses[address] = state.status()
+            statuses[address] = status
             if state.head.key is not None:
                 self._take_key(state)
             if state.head.is_over:
@@ -108,6 +110,7 @@ class RunRegistry:
             if self._by_key.get(key) == address[1]:
                 del self._by_key[key]
         finished = [address for address, status in statuses.items() if status.is_over]
+        self.open_runs = len(statuses) - len(finished)
         for address in finished[: max(0, len(finished) - self._finished_kept)]:
             del statuses[address]
 
@@ -121,7 +124,7 @@ class RunRegistry:
                 return
             state = RunState(batch.project, batch.run_id)
         replay(state, batch)
-        self.publish([state])
+        self.publish([(state, state.status())])
 
     async def _batches(self, project: str, run_id: str) -> AsyncIterator[RecordBatch]:
         after = 0
@@ -137,7 +140,5 @@ class RunRegistry:
 def replay(state: RunState, batch: RecordBatch) -> None:
     """Fold a committed batch into a state; what the state has folded already (by offset) is passed over."""
     draft = Draft(state)
-    for event in batch.events():
-        if event.offset > draft.head.last_offset:
-            draft.fold(event.wire, offset=event.offset, received_at=event.received_at, source=event.source)
+    draft.replay(batch)
     draft.merge()

@@ -18,17 +18,23 @@ from testorch_core.events import (
     TIMED_OUT,
     TODO,
 )  # fmt: skip
+from testorch_core.streams import StreamState
 
-FOLD_VERSION: Final = 1
+FOLD_VERSION: Final = 2
 """Rises with every change that makes the fold reach another state from the same log."""
 
 EXPECTED_FAILED: Final = "expectedFailed"
 BUCKETS: Final = ("queued", RUNNING, *SEVERITY, EXPECTED_FAILED)
 MAX_RUNNING_SHOWN: Final = 100
+MAX_REFUSALS_SHOWN: Final = 20
+"""The newest refusals that a run's status shows; the log has them all."""
 
 ACTIVE: Final = "active"
-ENDED: Final = "ended"
 LOST: Final = "lost"
+"""The participant's connection has gone; it may come back."""
+GONE: Final = "gone"
+"""It did not come back in its time: its open tests count as interrupted, until it does or the run ends."""
+ENDED: Final = "ended"
 
 
 class Attempt(NamedTuple):
@@ -90,6 +96,8 @@ class RunHead:
     participants: dict[str, str] = field(default_factory=dict)
     plans: dict[str, int] = field(default_factory=dict)
     errors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    refusals: tuple[Mapping[str, Any], ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     tests: int = 0
     flaky: int = 0
@@ -105,12 +113,22 @@ class RunHead:
             participants=dict(self.participants),
             plans=dict(self.plans),
             errors=dict(self.errors),
+            refused=dict(self.refused),
             counts=dict(self.counts),
         )
 
     @property
     def is_over(self) -> bool:
         return self.status != RUNNING
+
+    def participants_in(self, state: str) -> list[str]:
+        """The participants that are in this state."""
+        return [name for name, one in self.participants.items() if one == state]
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether nobody takes part any more, or will return in time: all have ended, or are gone."""
+        return all(state in (ENDED, GONE) for state in self.participants.values())
 
     @property
     def queued(self) -> int:
@@ -121,7 +139,7 @@ class RunHead:
 class RunState:
     """A run as the committed log tells it. Only `Draft.merge` changes it."""
 
-    __slots__ = ("attempts", "earlier", "head", "open", "project", "run_id")
+    __slots__ = ("attempts", "earlier", "head", "open", "project", "run_id", "streams")
 
     def __init__(self, project: str, run_id: str) -> None:
         self.project = project
@@ -133,6 +151,8 @@ class RunState:
         """The attempts before the last one, of the tests that have any."""
         self.open: dict[str, Mapping[str, Any]] = {}
         """What is shown of the tests whose last attempt has not ended, by `testId`."""
+        self.streams: dict[str, StreamState] = {}
+        """The streams of the run, by `streamId`."""
 
     def status(self) -> RunStatus:
         """An immutable picture of the run as it is now."""
@@ -152,13 +172,19 @@ class RunState:
             ended_at=head.ended_at,
             counts={"total": sum(counts.values()), **counts, "flaky": head.flaky, "late": head.late},
             running=running,
-            participants=tuple({"id": name, "state": state} for name, state in head.participants.items()),
+            participants=tuple(self._participant(name, state) for name, state in head.participants.items()),
             metadata=head.metadata,
             previous_run_id=head.previous_run_id,
             errors=tuple(head.errors.values()),
+            refused=head.refused,
+            refusals=head.refusals,
             events=head.events,
             offset=head.last_offset,
         )
+
+    def _participant(self, name: str, state: str) -> dict[str, Any]:
+        stream = self.streams.get(name)
+        return {"id": name, "state": state} | (stream.shown() if stream is not None else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +206,8 @@ class RunStatus:
     metadata: Mapping[str, Any]
     previous_run_id: str | None
     errors: tuple[Mapping[str, Any], ...]
+    refused: Mapping[str, int]
+    refusals: tuple[Mapping[str, Any], ...]
     events: int
     offset: int
 
@@ -216,6 +244,8 @@ class RunStatus:
             "endReason": self.end_reason,
             "previousRunId": self.previous_run_id,
             "errors": list(self.errors),
+            "refused": dict(self.refused),
+            "refusals": list(self.refusals),
         }
         return body | {key: value for key, value in optional.items() if value}
 
@@ -238,6 +268,8 @@ class RunStatus:
             metadata=body["metadata"],
             previous_run_id=body.get("previousRunId"),
             errors=tuple(body.get("errors", ())),
+            refused=body.get("refused", {}),
+            refusals=tuple(body.get("refusals", ())),
             events=body["events"],
             offset=body["offset"],
         )

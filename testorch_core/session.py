@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
@@ -10,16 +14,26 @@ from testorch_core.conversation import CloseConversation, Conversation
 from testorch_core.decoding import Decoded, decode, encode, flaw_in
 from testorch_core.errors import ConnectionClosedError, PluginFailedError, Refusal, RefusedError, refuse
 from testorch_core.interfaces.transport import Connection
-from testorch_core.items import Submission
+from testorch_core.items import StreamSubmission, Submission
 from testorch_core.orchestrator import Orchestrator
-from testorch_core.protocol import CLOSE_DONE, CLOSE_INTERNAL, CLOSE_RESTARTING, check_payload
-from testorch_core.router import EVENT_TYPES, answer, require_known
+from testorch_core.protocol import (
+    CLOSE_DONE,
+    CLOSE_INTERNAL,
+    CLOSE_RESTARTING,
+    CLOSE_SILENT,
+    CLOSE_STREAM_TAKEN,
+    check_payload,
+)
+from testorch_core.router import EVENT_TYPES, HEARTBEAT, HELLO, SUBSCRIBE, UNSUBSCRIBE, answer, require_known
+from testorch_core.subscriptions import Subscriptions
 
 MAX_UNANSWERED: Final = 256
 """Messages with events that may wait for their commit on one connection before it is read no further."""
 
 QUIET_SECONDS: Final = 0.2
 """How long a draining session waits for another message before it takes the client's silence for the end."""
+
+Queued = Submission | StreamSubmission
 
 
 class Session:
@@ -32,9 +46,15 @@ class Session:
         self._log = orchestrator.log.bind(connection=self._conversation.id)
         self._draining = False
         self._waiting = trio.CancelScope()
-        self._unanswered, self._to_answer = trio.open_memory_channel[Submission](MAX_UNANSWERED)
-        self._pending = 0
-        self._all_answered = trio.Event()
+        self._waiting_since = math.inf
+        self._verdict: tuple[int, str] | None = None
+        self._unanswered: deque[Queued] = deque()
+        self._queued = trio.Event()
+        self._in_flight = 0
+        self._answered = trio.Event()
+        self._conversation.on_displaced = self._displaced
+        self._nursery: trio.Nursery
+        self._subscriptions = Subscriptions(orchestrator, self._conversation, connection)
 
     async def serve(self) -> None:
         """Serve until the client goes, a policy closes the connection, or the server drains. Closes the connection.
@@ -62,8 +82,8 @@ class Session:
     async def _converse(self) -> tuple[int, str]:
         """Read until the end; returns the close code. Events that are still waiting are answered first."""
         outcome = (CLOSE_DONE, "")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._answer_events)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._answer_events)
             try:
                 outcome = await self._read_all()
             except CloseConversation as order:
@@ -71,19 +91,28 @@ class Session:
             except ConnectionClosedError:
                 pass
             await self._settle()
-            nursery.cancel_scope.cancel()
+            self._nursery.cancel_scope.cancel()
         return outcome
 
     async def _read_all(self) -> tuple[int, str]:
-        while True:
+        while self._verdict is None:
             raw = None
             with trio.CancelScope() as self._waiting:
                 if self._draining:
                     self._waiting.deadline = trio.current_time() + QUIET_SECONDS
+                self._waiting_since = trio.current_time()
                 raw = await self._connection.receive()
-            if raw is None:
-                return CLOSE_RESTARTING, "the server is stopping"
-            await self._take(raw)
+            self._waiting_since = math.inf
+            if raw is not None:
+                await self._take(raw)
+            elif self._verdict is None:
+                self._verdict = CLOSE_RESTARTING, "the server is stopping"
+        return self._verdict
+
+    def _end(self, code: int, reason: str) -> None:
+        """Stop reading: the connection is to be closed."""
+        self._verdict = code, reason
+        self._waiting.cancel()
 
     async def _take(self, raw: bytes | str) -> None:
         reply_to: Any = None
@@ -92,10 +121,8 @@ class Session:
             kind, payload, reply_to = _opened(message)
             if kind in EVENT_TYPES:
                 await self._take_events(kind, payload, message, size_bytes=len(raw))
-                return
-            await self._settle()
-            answer_type, body = await answer(self._conversation, kind, payload)
-            await self._send(answer_type, body, reply_to)
+            elif kind != HEARTBEAT:
+                await self._answer(kind, payload, reply_to)
         except RefusedError as refused:
             await self._settle()
             await self._refuse(refused.refusal, reply_to)
@@ -106,38 +133,125 @@ class Session:
             words = "a defect of the server; its log says more"
             await self._refuse(Refusal("internal", words), reply_to)
 
+    async def _answer(self, kind: str, payload: Any, reply_to: Any) -> None:
+        await self._settle()
+        request = check_payload(kind, payload)
+        if kind == SUBSCRIBE:
+            subscription = await self._subscriptions.open(request)
+            await self._send("subscribed", subscription.opening, reply_to)
+            self._nursery.start_soon(self._subscriptions.follow, subscription)
+            return
+        if kind == UNSUBSCRIBE:
+            await self._send("unsubscribed", self._subscriptions.close(request["subscriptionId"]), reply_to)
+            return
+        answer_type, body = await answer(self._conversation, kind, request)
+        await self._send(answer_type, body, reply_to)
+        if kind == HELLO and self._conversation.intake is not None:
+            self._nursery.start_soon(self._listen_for_life)
+
+    # Events.
+
     async def _take_events(self, kind: str, payload: Any, message: Decoded, *, size_bytes: int) -> None:
-        events = [payload] if kind == "event" else check_payload("events", payload)["events"]
-        submissions, refusals = await self._conversation.record(
+        if kind == "event":
+            events = [payload]
+        elif type(payload) is dict and type(payload.get("events")) is list:  # as the schema wants it
+            events = payload["events"]
+        else:
+            events = check_payload("events", payload)["events"]
+        queued, refusals = await self._conversation.record(
             events, kind=kind, size_bytes=size_bytes, suspicious=message.suspicious
         )
-        for submission in submissions:
-            self._pending += 1
-            await self._unanswered.send(submission)
+        for submission in queued:
+            self._unanswered.append(submission)
+            self._in_flight += submission.weight
+            self._queued.set()
         for refusal in refusals:
             await self._refuse(refusal)
+        most = self._orchestrator.options.max_in_flight
+        while self._in_flight > most or len(self._unanswered) > MAX_UNANSWERED:
+            await self._answered.wait()
 
     async def _answer_events(self) -> None:
-        """Tell the client what was refused of what it sent, in order, after each commit."""
-        async for submission in self._to_answer:
-            await submission.done.wait()
-            try:
-                for refusal in submission.refusals:
-                    await self._refuse(refusal)
-                if submission.failure is not None:
-                    for wire, _ in submission.events:
-                        await self._refuse(_about(submission.failure, wire["id"]))
-            except ConnectionClosedError:
-                pass  # nobody is left to be told; the reader notices the same
-            self._pending -= 1
-            if not self._pending:
-                self._all_answered.set()
+        """Tell the client what became of its events, in order, after each commit: refusals, then one `ack` a stream."""
+        waiting = self._unanswered
+        while True:
+            if not waiting:
+                self._queued = trio.Event()
+                await self._queued.wait()
+            await waiting[0].done.wait()
+            acked = 0
+            while waiting and waiting[0].done.is_set():
+                acked = max(acked, await self._tell(waiting[0]))
+                self._in_flight -= waiting.popleft().weight
+            await self._acknowledge(acked)
+            self._answered.set()
+            self._answered = trio.Event()
+
+    async def _tell(self, submission: Queued) -> int:
+        """Tell of refusals; returns how far the stream is committed, 0 where there is nothing to acknowledge."""
+        failure = submission.failure
+        with suppress(ConnectionClosedError):  # nobody is left to be told; the reader notices the same
+            if isinstance(submission, StreamSubmission):
+                return await self._tell_stream(submission)
+            for refusal in submission.refusals:
+                await self._refuse(refusal)
+            if failure is not None:
+                for wire, _ in submission.events:
+                    await self._refuse(replace(failure, event_id=wire["id"]))
+        return 0
+
+    async def _tell_stream(self, submission: StreamSubmission) -> int:
+        intake = self._conversation.intake
+        assert intake is not None, "a stream's events come in by its intake"
+        if submission.failure is not None:
+            if intake.halt(submission.first_seq):
+                await self._refuse(replace(submission.failure, seq=submission.first_seq))
+            return 0
+        if submission.stopped:
+            return 0
+        state = self._conversation.stream_state()
+        if state is not None:
+            state.count_duplicates(submission.duplicates + submission.skipped)
+        for refusal in submission.refusals:
+            await self._refuse(refusal)
+        return submission.acked_seq
+
+    async def _acknowledge(self, seq: int) -> None:
+        intake = self._conversation.intake
+        if seq and intake is not None:
+            with suppress(ConnectionClosedError):
+                await self._send("ack", {"streamId": intake.stream_id, "seq": seq})
 
     async def _settle(self) -> None:
         """Wait until everything that was sent so far is committed and its refusals are told."""
-        while self._pending:
-            self._all_answered = trio.Event()
-            await self._all_answered.wait()
+        while self._in_flight:
+            await self._answered.wait()
+
+    # Presence.
+
+    async def _listen_for_life(self) -> None:
+        """End the connection of a stream whose client has said nothing for too long: it may be half open."""
+        silence = self._orchestrator.options.silence_seconds
+        while True:
+            # Time in which nobody listens, since the server is busy, is not the client's silence.
+            heard = self._waiting_since
+            last = self._connection.heard_at
+            if last is not None:
+                heard = max(heard, last)
+            left = heard + silence - trio.current_time() if heard < math.inf else silence
+            if left <= 0:
+                self._log.info("stream_silent", seconds=silence)
+                self._end(CLOSE_SILENT, f"nothing was heard for {silence:g} s")
+                return
+            await trio.sleep(left)
+
+    def _displaced(self, refusal: Refusal) -> None:
+        async def tell() -> None:
+            with suppress(ConnectionClosedError):
+                await self._refuse(refusal)
+            self._end(CLOSE_STREAM_TAKEN, "the stream was resumed on another connection")
+
+        self._nursery.start_soon(tell)
 
     async def _refuse(self, refusal: Refusal, reply_to: Any = None) -> None:
         self._orchestrator.refusals.count(refusal.code)
@@ -163,15 +277,3 @@ def _opened(message: Decoded) -> tuple[str, Any, Any]:
             raise refuse("invalid_json", str(flaw), details=(flaw,))
     reply_to = value.get("id")
     return value["type"], value.get("payload"), reply_to if type(reply_to) in (str, int, float) else None
-
-
-def _about(refusal: Refusal, event_id: str) -> Refusal:
-    return Refusal(
-        refusal.code,
-        refusal.message,
-        refusal.temporary,
-        refusal.retry_after_ms,
-        refusal.details,
-        event_id,
-        refusal.policy,
-    )

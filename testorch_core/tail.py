@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Final
 
+import orjson
 import trio
 
 from testorch_core.events import RecordBatch, RecordedEvent
@@ -19,18 +22,41 @@ TAIL_BYTES: Final = 8 * 1024 * 1024
 PAGE_EVENTS: Final = 1_000
 
 
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A page of the log as readers are sent it: (offset, type, JSON) of each event, and the offset that it reaches to."""
+
+    events: Sequence[tuple[int, str, bytes]]
+    offset: int
+
+
 class _Window:
     """The newest batches of one project, bounded in bytes."""
 
     def __init__(self) -> None:
         self.batches: deque[RecordBatch] = deque()
+        self.encoded: dict[int, list[tuple[int, str, bytes]]] = {}
+        """By first offset, the batches that somebody has read: each event is encoded once for all readers."""
         self.size = 0
 
     def add(self, batch: RecordBatch) -> None:
         self.batches.append(batch)
         self.size += len(batch.body)
         while self.size > TAIL_BYTES and len(self.batches) > 1:
-            self.size -= len(self.batches.popleft().body)
+            oldest = self.batches.popleft()
+            self.size -= len(oldest.body)
+            self.encoded.pop(oldest.first_offset, None)
+
+    def newer_than(self, offset: int) -> Iterator[RecordBatch]:
+        """The batches that end after an offset, in their order. A reader that keeps up is near the end."""
+        newest = list(takewhile(lambda batch: batch.last_offset > offset, reversed(self.batches)))
+        return reversed(newest)
+
+    def events_of(self, batch: RecordBatch) -> list[tuple[int, str, bytes]]:
+        found = self.encoded.get(batch.first_offset)
+        if found is None:
+            found = self.encoded[batch.first_offset] = shown(batch)
+        return found
 
 
 class LogTail:
@@ -60,6 +86,29 @@ class LogTail:
         """An event that is set by the next `publish`. Take it before looking at `heads`, and nothing is missed."""
         return self._grown
 
+    async def page(self, project: str, *, after: int, run_id: str | None = None) -> LogPage:
+        """The next page as readers are sent it, of the project or of one run of it. Raises `StorageFailedError`.
+
+        It may begin with events at or before `after`, which the reader skips. Its offset is `after` at the head.
+        """
+        head = self._heads.get(project, 0)
+        if after >= head:
+            return LogPage((), after)
+        window = self._windows.get(project)
+        if window is None or window.batches[0].first_offset > after + 1:
+            batches = await self._store.read(project, after=after, limit=PAGE_EVENTS, run_id=run_id)
+            reached = batches[-1].last_offset if batches else head
+            return LogPage([event for batch in batches for event in shown(batch)], reached)
+        found: list[tuple[int, str, bytes]] = []
+        reached = after
+        for batch in window.newer_than(after):
+            reached = batch.last_offset
+            if run_id in (None, batch.run_id):
+                found += window.events_of(batch)
+            if len(found) >= PAGE_EVENTS:
+                break
+        return LogPage(found, reached)
+
     async def read(self, project: str, *, after: int) -> Sequence[RecordBatch]:
         """The next page of batches that end after an offset; empty at the head."""
         if after >= self._heads.get(project, 0):
@@ -69,11 +118,22 @@ class LogTail:
             return await self._store.read(project, after=after, limit=PAGE_EVENTS)
         page: list[RecordBatch] = []
         count = 0
-        for batch in window.batches:
-            if batch.last_offset > after and count < PAGE_EVENTS:
-                page.append(batch)
-                count += batch.count
+        for batch in window.newer_than(after):
+            page.append(batch)
+            count += batch.count
+            if count >= PAGE_EVENTS:
+                break
         return page
+
+
+def shown(batch: RecordBatch) -> list[tuple[int, str, bytes]]:
+    """(offset, type, JSON) of a batch's events: what the client sent, and what the server knows of it."""
+    source = {key: value for key, value in asdict(batch.source).items() if value is not None}
+    facts = {"receivedAt": batch.received_at, "runId": batch.run_id, "source": source}
+    return [
+        (offset, wire["type"], orjson.dumps({**wire, "offset": offset, **facts}))
+        for offset, wire in enumerate(batch.wires(), batch.first_offset)
+    ]
 
 
 class StoredRun:

@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from testorch_core import events as ev
-from testorch_core.errors import KnownEvent, Refusal
+from testorch_core.errors import KnownEvent, Refusal, refuse
 from testorch_core.events import RecordBatch, Source, WireEvent
 from testorch_core.fold import Draft
 from testorch_core.interfaces.storage import Commit, Cursor, Slice
 from testorch_core.registry import Address, RunRegistry
-from testorch_core.runs import RunState
+from testorch_core.runs import RunState, RunStatus
+from testorch_core.streams import digested_id
+from testorch_core.text import clip, visible
 
 PlainId = tuple[str, str, str]
 """(project, run id, event id): what makes a plain event harmless to resend."""
+
+
+MAX_REFUSED_CONTENT_CHARACTERS: Final = 500
+OVERLOAD_RETRY_MS: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much one node holds in memory: open runs, and tests of one run."""
+
+    max_open_runs: int = 2_000
+    max_run_tests: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedEvent:
+    """An event that was refused for good: what the client is told, and what the run's log keeps of it."""
+
+    refusal: Refusal
+    event_id: str
+    event_type: str | None
+    content: str
+
+    @classmethod
+    def of(cls, event: Any, refusal: Refusal) -> RefusedEvent:
+        """The refusal of anything that came in the place of an event."""
+        kind = event.get("type") if isinstance(event, Mapping) else None
+        try:
+            content = orjson.dumps(event).decode()
+        except TypeError:  # an embedding host can pass any object
+            content = repr(event)
+        shown = clip(kind, 200) if isinstance(kind, str) and "\x00" not in kind else None
+        return cls(refusal, digested_id(event), shown, clip(visible(content), MAX_REFUSED_CONTENT_CHARACTERS))
 
 
 @dataclass(slots=True)
@@ -45,12 +80,15 @@ class Transaction:
         known: Mapping[PlainId, bytes],
         now_ms: int,
         new_id: Callable[[], str],
+        bounds: Bounds,
     ) -> None:
         self._registry = registry
         self._heads = heads
         self._known = known
         self._now_ms = now_ms
         self._new_id = new_id
+        self._bounds = bounds
+        self._opened = 0
         self._drafts: dict[Address, Draft] = {}
         self._keys: dict[Address, str] = {}
         self._batches: dict[str, list[_Open]] = {}
@@ -73,6 +111,10 @@ class Transaction:
         return self._keys.get((project, key)) or self._registry.newest_of_key(project, key)
 
     def open(self, project: str, run_id: str, payload: Mapping[str, Any], *, source: Source) -> Draft:
+        if self._registry.open_runs + self._opened >= self._bounds.max_open_runs:
+            words = f"{self._bounds.max_open_runs} runs are open, the most that this server holds; end some of them"
+            raise refuse("overloaded", words, temporary=True, retry_after_ms=OVERLOAD_RETRY_MS)
+        self._opened += 1
         draft = self._drafts[project, run_id] = Draft(RunState(project, run_id))
         key = payload.get("key")
         if isinstance(key, str):
@@ -81,7 +123,7 @@ class Transaction:
         return draft
 
     def note(self, draft: Draft, kind: str, payload: Mapping[str, Any], *, source: Source) -> None:
-        self._append(draft.base.project, draft, self._own_event(kind, payload), received_at=self._now_ms, source=source)
+        self._write(draft.base.project, draft, [self._own_event(kind, payload)], self._now_ms, source)
 
     def new_run_id(self) -> str:
         return self._new_id()
@@ -90,46 +132,78 @@ class Transaction:
 
     def note_presence(self, project: str, kind: str, payload: Mapping[str, Any], *, source: Source) -> None:
         """Write an event of the server that belongs to no run."""
-        self._append(project, None, self._own_event(kind, payload), received_at=self._now_ms, source=source)
+        self._write(project, None, [self._own_event(kind, payload)], self._now_ms, source)
+
+    def note_refused(self, draft: Draft, refused: RefusedEvent, *, source: Source) -> None:
+        """Write down what was refused of a run's events, when and why. With a `seq`, its stream moves past it."""
+        refusal = refused.refusal
+        facts = {
+            "seq": refusal.seq,
+            "eventId": refused.event_id,
+            "eventType": refused.event_type,
+            "code": refusal.code,
+            "message": clip(visible(refusal.message), 300),
+            "policy": refusal.policy,
+            "content": refused.content,
+        }
+        payload = {key: value for key, value in facts.items() if value is not None}
+        self.note(draft, ev.RUN_REFUSED, payload, source=source)
+
+    def record_host_event(self, project: str, wire: WireEvent, *, source: Source) -> None:
+        """Take a presence event of an embedding host."""
+        self._write(project, None, [wire], self._now_ms, source)
 
     def record(
-        self,
-        project: str,
-        draft: Draft | None,
-        wire: WireEvent,
-        content_hash: bytes,
-        *,
-        received_at: int,
-        source: Source,
+        self, draft: Draft, wire: WireEvent, content_hash: bytes, *, received_at: int, source: Source
     ) -> Refusal | None:
         """Take one plain event; the same again is passed over, and with other content refused as a `conflict`."""
-        if draft is not None:
-            address = (project, draft.base.run_id, wire["id"])
-            first = self._known.get(address) or self._plain.get(address)
-            if first is not None:
-                return None if first == content_hash else _conflict(wire["id"])
-            self._plain[address] = content_hash
-        self._append(project, draft, wire, received_at=received_at, source=source)
+        project = draft.base.project
+        address = (project, draft.base.run_id, wire["id"])
+        first = self._known.get(address) or self._plain.get(address)
+        if first is not None:
+            return None if first == content_hash else _conflict(wire["id"])
+        if not self.has_room(draft, wire):
+            return self.too_many_tests(wire["id"])
+        self._plain[address] = content_hash
+        self._write(project, draft, [wire], received_at, source)
         return None
+
+    def record_stream(self, draft: Draft, wires: Sequence[WireEvent], *, received_at: int, source: Source) -> None:
+        """Take events of a stream that follow, without a hole, what it has brought so far."""
+        self._write(draft.base.project, draft, wires, received_at, source)
+
+    def has_room(self, draft: Draft, wire: WireEvent, *, events: int = 1) -> bool:
+        """Whether the run may hold the test that the event is about."""
+        if draft.head.tests + events <= self._bounds.max_run_tests or wire["type"] not in (ev.TEST_START, ev.TEST_END):
+            return True
+        test_id = wire["payload"].get("testId")
+        return not isinstance(test_id, str) or draft.last_attempt(test_id) is not None
+
+    def too_many_tests(self, event_id: str, seq: int | None = None) -> Refusal:
+        """The refusal of a test that is one too many."""
+        words = f"the run has {self._bounds.max_run_tests} tests, the most that this server takes; split it"
+        return Refusal("too_large", words, event_id=event_id, seq=seq)
 
     def _own_event(self, kind: str, payload: Mapping[str, Any]) -> WireEvent:
         return {"id": self._new_id(), "type": kind, "timestamp": self._now_ms, "payload": payload}
 
-    def _append(self, project: str, draft: Draft | None, wire: WireEvent, *, received_at: int, source: Source) -> None:
-        offset = self._next.get(project)
-        if offset is None:
-            offset = self._heads.get(project, 0) + 1
-        self._next[project] = offset + 1
-        self.count += 1
-        run_id = None
-        if draft is not None:
-            run_id = draft.base.run_id
-            wire = draft.with_attempt(wire)
-            draft.fold(wire, offset=offset, received_at=received_at, source=source)
+    def _write(
+        self, project: str, draft: Draft | None, wires: Sequence[WireEvent], received_at: int, source: Source
+    ) -> None:
+        first = self._next.get(project)
+        if first is None:
+            first = self._heads.get(project, 0) + 1
+        self._next[project] = first + len(wires)
+        self.count += len(wires)
+        run_id = draft.base.run_id if draft is not None else None
         batches = self._batches.setdefault(project, [])
         if not batches or batches[-1].run_id != run_id or batches[-1].source != source:
-            batches.append(_Open(run_id, source, received_at, offset))
-        batches[-1].events.append(wire)
+            batches.append(_Open(run_id, source, received_at, first))
+        batch = batches[-1]
+        # Folded with the batch's time of receipt, which is the one that the log keeps.
+        batch.events += wires if draft is None else draft.record(
+            wires, first_offset=first, received_at=batch.received_at, source=source
+        )  # fmt: skip
 
     # What the committer takes.
 
@@ -148,14 +222,15 @@ class Transaction:
                 batches=[_close(project, one) for one in batches],
                 runs=[draft.run_row() for draft in drafts.get(project, ())],
                 results=[row for draft in drafts.get(project, ()) for row in draft.result_rows()],
+                streams=[row for draft in drafts.get(project, ()) for row in draft.stream_rows()],
                 plain=plain.get(project, ()),
             )
             for project, batches in self._batches.items()
         ]
         return Commit(slices=slices, cursors=tuple(cursors))
 
-    def merge(self) -> list[RunState]:
-        """Make the drafts the state, after the commit; returns the states that changed."""
+    def merge(self) -> list[tuple[RunState, RunStatus]]:
+        """Make the drafts the state, after the commit; returns the states that changed, each with its status."""
         return [draft.merge() for _, draft in self._changed()]
 
     def _changed(self) -> list[tuple[Address, Draft]]:
@@ -171,7 +246,16 @@ def _close(project: str, batch: _Open) -> RecordBatch:
         source=batch.source,
         received_at=batch.received_at,
         body=orjson.dumps(batch.events),
+        last_seq=_last_seq(batch) if batch.source.stream is not None else None,
     )
+
+
+def _last_seq(batch: _Open) -> int | None:
+    for wire in reversed(batch.events):
+        seq = wire.get("seq") or (wire["payload"].get("seq") if wire["type"] == ev.RUN_REFUSED else None)
+        if seq is not None:
+            return int(seq)
+    return None
 
 
 def _conflict(event_id: str) -> Refusal:

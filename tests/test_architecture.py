@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for folder in ("testorch_core", "testorch_plugins") for path in (ROOT / folder).rglob("*.py")
                  if "demo_suite" not in path.parts)  # fmt: skip
-INNERMOST = {"events", "runs", "results", "errors", "text"}
+INNERMOST = {"events", "runs", "results", "streams", "payloads", "errors", "text"}
 
 
 def name_of(path: Path) -> str:

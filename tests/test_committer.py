@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -171,18 +172,24 @@ async def test_a_full_queue_makes_clients_wait_and_loses_nothing(autojump_clock:
 async def test_a_run_that_is_not_in_memory_is_folded_again_from_its_log(tmp_path: Path):
     tables = {"storage": {"use": "sqlite", "path": "x.db"}}
     async with running(tables, tmp_path) as server, clients(server) as [client]:
-        await client.ask("startTestRun", {"runId": "r", "participant": "me"})
-        client.send("events", {"events": [_passed(number) for number in range(300)]})
-        client.event("test/start", testId="open")
+        await client.ask("hello", {"streamId": "me"})
+        await client.ask("startTestRun", {"runId": "r"})
+        client.send("events", {"events": [{**_passed(number), "seq": number + 1} for number in range(300)]})
+        assert (await client.receive())["payload"] == {"streamId": "me", "seq": 300}
         before = await client.ask("getRunStatus", {"runId": "r"})
     async with running(tables, tmp_path) as server, clients(server) as [client]:
         assert (await client.ask("getActiveRuns"))[0]["counts"] == before["counts"]
-        await client.ask("startTestRun", {"runId": "r", "participant": "me"})
-        client.send("events", {"events": [_passed(number) for number in range(290, 310)]})
-        client.event("test/end", id="again", testId="open", status="failed")
+        assert (await client.ask("hello", {"streamId": "me", "resume": True}))["ackedSeq"] == 300
+        client.send("events", {"events": [{**_passed(number), "seq": number + 1} for number in range(290, 310)]})
+        assert (await client.receive())["payload"] == {"streamId": "me", "seq": 310}
+        receipt = await client.ask("streamEnd", {"lastSeq": 310})
         ended = await client.ask("endTestRun", {"runId": "r"})
-    assert ended["counts"] | {"total": 311, "passed": 310, "failed": 1, "interrupted": 0} == ended["counts"]
-    assert (ended["status"], ended["complete"]) == ("failed", True)
+    assert receipt == {
+        "streamId": "me", "lastSeq": 310, "accepted": 310, "refused": 0, "duplicates": 10, "complete": True,
+        "digest": sha256("".join(f"{number + 1}:{_passed(number)['id']}\n" for number in range(310)).encode()).hexdigest(),
+    }  # fmt: skip
+    assert ended["counts"] | {"total": 310, "passed": 310, "interrupted": 0} == ended["counts"]
+    assert (ended["status"], ended["complete"]) == ("passed", True)
 
 
 async def test_participants_that_do_not_return_after_a_restart_are_lost(autojump_clock: trio.testing.MockClock):

@@ -12,23 +12,9 @@ from testorch_core.errors import KnownEvent
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.plugin import Plugin
 from testorch_core.results import ResultRow, RunRow
+from testorch_core.streams import StreamRow
 
 Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamRow:
-    """How far a stream has come: the committed `seq`, the counts and the running digest of its receipt."""
-
-    project: str
-    stream_id: str
-    run_id: str
-    acked_seq: int
-    accepted: int
-    refused: int
-    duplicates: int
-    digest: bytes
-    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +130,8 @@ class LockedLog(ABC):
 class EventStore(Plugin):
     """Keeps what the core has folded; has no opinions of its own.
 
-    Every method may be called from several tasks at once. A read sees all commits whose `append` has returned. Whatever
+    Every method may be called from several tasks at once. Queries with pages raise `InvalidCursorError` for a cursor that
+    is none of theirs. A read sees all commits whose `append` has returned. Whatever
     the database raises is translated: `StorageFailedError` for what may pass (disk full, locked, gone).
     """
 

@@ -28,6 +28,14 @@ class Connection(ABC):
     def handshake(self) -> Handshake:
         """What is known of the peer."""
 
+    @property
+    def heard_at(self) -> float | None:
+        """When anything last came from the peer, even part of a message or a pong, on trio's clock.
+
+        None where the transport can't tell; then only whole messages count as signs of life.
+        """
+        return None
+
     @abstractmethod
     async def receive(self) -> bytes | str:
         """The next whole message, in the order sent.

@@ -11,9 +11,10 @@ import orjson
 
 from testorch_core.errors import KnownEvent
 from testorch_core.events import PASSED, RUNNING, TEST_OUTPUT, RecordBatch, Source, WireEvent
-from testorch_core.interfaces.storage import Commit, Cursor, Slice, StreamRow
+from testorch_core.interfaces.storage import Commit, Cursor, Slice
 from testorch_core.results import ResultRow, RunRow
 from testorch_core.runs import FOLD_VERSION
+from testorch_core.streams import StreamRow
 
 PROJECT: Final = "default"
 RUN: Final = "run-1"

@@ -106,4 +106,4 @@ def _record(told: Sequence[Told], *, project: str, run_id: str) -> RecordedRun:
         events.append(RecordedEvent(project, offset, now, source, run_id, wire))
     rows = sorted(draft.result_rows(), key=lambda row: (row.test_id, row.attempt))
     results = tuple(Result.from_row(project, row) for row in rows)
-    return RecordedRun(status=draft.merge().status(), all_results=results, all_events=tuple(events))
+    return RecordedRun(status=draft.merge()[1], all_results=results, all_events=tuple(events))

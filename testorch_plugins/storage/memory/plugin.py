@@ -13,7 +13,14 @@ from typing import Any, ClassVar, TypeVar
 
 import trio
 
-from testorch_core.errors import BehindError, DuplicatesError, KnownEvent, OpeningError, StorageFailedError
+from testorch_core.errors import (
+    BehindError,
+    DuplicatesError,
+    InvalidCursorError,
+    KnownEvent,
+    OpeningError,
+    StorageFailedError,
+)
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.plugin import PluginContext
 from testorch_core.interfaces.storage import (
@@ -26,9 +33,9 @@ from testorch_core.interfaces.storage import (
     ResultFilter,
     RunFilter,
     Slice,
-    StreamRow,
 )  # fmt: skip
 from testorch_core.results import ResultRow, RunRow
+from testorch_core.streams import StreamRow
 
 Row = TypeVar("Row")
 
@@ -254,6 +261,16 @@ def _matches(row: RunRow, where: RunFilter) -> bool:
     return all(wanted in (None, read(row)) for read, wanted in pairs) and row.run_id.startswith(where.prefix or "")
 
 
+def _place_in(cursor: str) -> tuple[Any, ...]:
+    try:
+        place = json.loads(cursor)
+    except ValueError:
+        raise InvalidCursorError from None
+    if not isinstance(place, list):
+        raise InvalidCursorError
+    return tuple(place)
+
+
 def _page(
     rows: Sequence[Row],
     limit: int,
@@ -266,7 +283,10 @@ def _page(
     and go between two pages, that one among them, neither repeat nor hide any."""
     wanted = sorted(rows, key=place, reverse=newest_first)
     if cursor is not None:
-        last = tuple(json.loads(cursor))
-        wanted = [row for row in wanted if (place(row) < last if newest_first else place(row) > last)]
+        last = _place_in(cursor)
+        try:
+            wanted = [row for row in wanted if (place(row) < last if newest_first else place(row) > last)]
+        except TypeError:  # a place of another query
+            raise InvalidCursorError from None
     shown = tuple(wanted[:limit])
     return Page(shown, json.dumps(place(shown[-1])) if len(wanted) > limit else None)

@@ -10,9 +10,11 @@ import orjson
 import zstandard
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select, tuple_
 
+from testorch_core.errors import InvalidCursorError
 from testorch_core.events import RecordBatch, Source
-from testorch_core.interfaces.storage import Page, ResultFilter, RunFilter, StreamRow
+from testorch_core.interfaces.storage import Page, ResultFilter, RunFilter
 from testorch_core.results import ResultRow, RunRow
+from testorch_core.streams import StreamRow
 from testorch_plugins.storage.sql import statements as st
 from testorch_plugins.storage.sql.tables import cursors, projects, results, runs, streams
 from testorch_plugins.storage.sql.writing import ZSTD, history_key
@@ -91,7 +93,7 @@ def run_page(connection: Connection, where: RunFilter, *, limit: int, cursor: st
         # Not LIKE, which SQLite compares without regard to case.
         query = query.where(func.substr(runs.c.run_id, 1, len(where.prefix)) == where.prefix)
     if cursor is not None:
-        started_at, run_id, row_id = decode_cursor(cursor)
+        started_at, run_id, row_id = decode_cursor(cursor, int, str, int)
         query = query.where(tuple_(runs.c.started_at, runs.c.run_id, runs.c.id) < tuple_(started_at, run_id, row_id))
     rows = list(connection.execute(query.limit(limit + 1)))
     return _page(rows, limit, [_run(row) for row in rows[:limit]], lambda row: [row.started_at, row.run_id, row.id])
@@ -110,7 +112,7 @@ def result_page(
         if value is not None:
             query = query.where(column == value)
     if cursor is not None:
-        test_id, attempt = decode_cursor(cursor)
+        test_id, attempt = decode_cursor(cursor, str, int)
         query = query.where(_after(test_id, attempt))
     if where.attempts is None:
         rows = list(connection.execute(query.limit(limit + 1), values))
@@ -149,7 +151,7 @@ def history(connection: Connection, project: str, test_id: str, *, limit: int, c
         .order_by(runs.c.started_at.desc(), runs.c.run_id.desc())
     )
     if cursor is not None:
-        query = query.where(tuple_(runs.c.started_at, runs.c.run_id) < tuple_(*decode_cursor(cursor)))
+        query = query.where(tuple_(runs.c.started_at, runs.c.run_id) < tuple_(*decode_cursor(cursor, int, str)))
     rows = list(connection.execute(query.limit(limit + 1)))
     shown = [_result(row, row.run_id) for row in rows[:limit]]
     return _page(rows, limit, shown, lambda row: [row.started_at, row.run_id])
@@ -194,12 +196,16 @@ def encode_cursor(values: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(values)).decode()
 
 
-def decode_cursor(cursor: str) -> list[Any]:
-    """The inverse of `encode_cursor`. Raises ValueError for what it did not make."""
-    values = orjson.loads(base64.urlsafe_b64decode(cursor))
-    if not isinstance(values, list):
-        raise ValueError("not a cursor of ours")
-    return values
+def decode_cursor(cursor: str, *kinds: type) -> list[Any]:
+    """The inverse of `encode_cursor`. Raises `InvalidCursorError` for what it did not make of such values."""
+    try:
+        values = orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
+    except ValueError:
+        raise InvalidCursorError from None
+    is_ours = isinstance(values, list) and len(values) == len(kinds)
+    if not is_ours or not all(type(value) is kind for value, kind in zip(values, kinds, strict=True)):
+        raise InvalidCursorError
+    return list(values)
 
 
 def _page(rows: Sequence[Row[Any]], limit: int, shown: Sequence[Any], place: Any) -> Page[Any]:

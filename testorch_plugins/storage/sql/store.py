@@ -23,9 +23,9 @@ from testorch_core.interfaces.storage import (
     Page,
     ResultFilter,
     RunFilter,
-    StreamRow,
 )  # fmt: skip
 from testorch_core.results import ResultRow, RunRow
+from testorch_core.streams import StreamRow
 from testorch_plugins.storage.sql import reading, writing
 from testorch_plugins.storage.sql.documents import SqlDocuments
 

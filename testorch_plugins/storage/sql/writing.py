@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 
 from testorch_core.errors import BehindError, DuplicatesError, KnownEvent
 from testorch_core.events import RecordBatch
-from testorch_core.interfaces.storage import Commit, Cursor, Slice, StreamRow
+from testorch_core.interfaces.storage import Commit, Cursor, Slice
 from testorch_core.results import ResultRow, RunRow
+from testorch_core.streams import StreamRow
 from testorch_plugins.storage.sql import statements as st
 from testorch_plugins.storage.sql.tables import projects, runs
 

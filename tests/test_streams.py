@@ -1,0 +1,376 @@
+"""Streams: acknowledged after the commit, resumed where they stood, proved by a receipt. In memory, in virtual time."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from support import MEMORY, Client, clients, running
+
+from testorch_core.errors import StorageFailedError
+
+
+def ended(seq: int, **more: Any) -> dict[str, Any]:
+    payload = {"testId": f"t{seq}", "status": "passed"}
+    return {"id": f"e{seq}", "type": "test/end", "timestamp": 1, "seq": seq, "payload": payload, **more}
+
+
+def digest_of(ids: Sequence[str]) -> str:
+    return hashlib.sha256("".join(f"{seq}:{one}\n" for seq, one in enumerate(ids, 1)).encode()).hexdigest()
+
+
+async def begin(client: Client, stream: str = "s", run: str = "r", **more: Any) -> Any:
+    welcome = await client.ask("hello", {"streamId": stream, **more})
+    if "code" not in welcome.get("payload", {}) and not more.get("resume"):
+        await client.ask("startTestRun", {"runId": run})
+    return welcome
+
+
+def send(client: Client, *seqs: int) -> None:
+    client.send("events", {"events": [ended(seq) for seq in seqs]})
+
+
+async def test_a_stream_is_welcomed_acknowledged_and_receipted(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        client.send("hello", {"streamId": "s", "client": {"name": "me", "version": "1"}}, id="h")
+        welcome = await client.receive()
+        assert (welcome["type"], welcome["inReplyTo"]) == ("welcome", "h")
+        told = welcome["payload"]
+        assert told | {"streamId": "s", "runId": None, "ackedSeq": 0, "heartbeatMs": 2000, "durability": "none"} == told
+        assert told["maxMessageBytes"] == 4 * 1024 * 1024
+        assert told["epoch"] == server.store.epoch
+        started = await client.ask("startTestRun", {"runId": "r"})
+        assert started["participants"] == [
+            {"id": "s", "state": "active", "stream": True, "accepted": 0, "refused": 0, "complete": None}
+        ]
+        send(client, 1, 2, 3)
+        assert await client.receive() == {"type": "ack", "payload": {"streamId": "s", "seq": 3}}
+        client.send("event", ended(4))
+        assert (await client.receive())["payload"]["seq"] == 4
+        digest = digest_of(["e1", "e2", "e3", "e4"])
+        receipt = await client.ask("streamEnd", {"lastSeq": 4, "digest": digest})
+        assert receipt == {
+            "streamId": "s", "lastSeq": 4, "accepted": 4, "refused": 0, "duplicates": 0, "digest": digest, "complete": True,
+        }  # fmt: skip
+        assert await client.ask("streamEnd", {"lastSeq": 4, "digest": digest}) == receipt, "however often it is asked"
+        status = await client.ask("endTestRun", {"runId": "r"})
+        assert (status["status"], status["complete"]) == ("passed", True)
+        send(client, 5)
+        assert (await client.receive())["payload"]["code"] == "invalid_event", "the stream has ended"
+
+
+async def test_a_permanent_refusal_takes_its_seq_and_blocks_nothing(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        await begin(client)
+        bad = {"id": "bad", "type": "test/end", "timestamp": 1, "seq": 2, "payload": {"status": 7}}
+        client.send("events", {"events": [ended(1), bad, {"seq": 3}, ended(4)]})
+        refused = [(await client.receive())["payload"] for _ in range(2)]
+        assert [(one["code"], one.get("seq"), one.get("eventId")) for one in refused] == [
+            ("invalid_event", 2, "bad"), ("invalid_event", 3, None),
+        ]  # fmt: skip
+        assert await client.receive() == {"type": "ack", "payload": {"streamId": "s", "seq": 4}}
+        receipt = await client.ask("streamEnd", {"lastSeq": 4, "digest": digest_of(["e1", "bad", "", "e4"])})
+        assert (receipt["accepted"], receipt["refused"], receipt["complete"]) == (2, 2, True)
+        status = await client.ask("getRunStatus", {"runId": "r"})
+        assert status["refused"] == {"invalid_event": 2}
+        assert [(one["seq"], one["eventId"]) for one in status["refusals"]] == [(2, "bad"), (3, "")]
+        statistics = await client.ask("getStatistics")
+        assert statistics["refusals"] == {"invalid_event": 2}
+
+
+async def test_a_gap_is_told_once_and_nothing_is_taken_until_it_is_filled(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        await begin(client)
+        send(client, 1)
+        assert (await client.receive())["payload"]["seq"] == 1
+        send(client, 3, 4)
+        send(client, 5)
+        gap = (await client.receive())["payload"]
+        assert (gap["code"], gap["seq"], gap["temporary"]) == ("sequence_gap", 2, True)
+        send(client, 2, 3, 4)
+        assert await client.receive() == {"type": "ack", "payload": {"streamId": "s", "seq": 4}}
+        gap = (await client.ask("streamEnd", {"lastSeq": 5}))["payload"]
+        assert (gap["code"], gap["seq"]) == ("sequence_gap", 5)
+        assert (await client.ask("streamEnd", {"lastSeq": 4}))["complete"]
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, None])
+async def test_a_receipt_tells_whether_the_digests_agree(digest: str | None, autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        await begin(client)
+        send(client, 1)
+        await client.receive()
+        receipt = await client.ask("streamEnd", {"lastSeq": 1, "digest": digest})
+        assert receipt["complete"] is (digest is None)
+        assert (await client.ask("endTestRun", {"runId": "r"}))["complete"] is (digest is None)
+
+
+async def test_what_comes_twice_is_counted_acknowledged_and_stored_once(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        await begin(client)
+        for seqs in ((1, 2), (1, 2), (2, 3)):
+            send(client, *seqs)
+            await client.receive()
+        send(client, 1)
+        assert await client.receive() == {"type": "ack", "payload": {"streamId": "s", "seq": 3}}
+        receipt = await client.ask("streamEnd", {"lastSeq": 3})
+        assert (receipt["accepted"], receipt["duplicates"]) == (3, 4)
+        seqs = [event.wire["seq"] for event in await log_of(server.store) if "seq" in event.wire]
+        assert seqs == [1, 2, 3]
+
+
+async def log_of(store: Any) -> list[Any]:
+    return [event for batch in await store.read("default", after=0, limit=10**6) for event in batch.events()]
+
+
+async def test_an_event_without_a_seq_or_of_another_run_is_refused(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        await begin(client)
+        client.send("event", {key: value for key, value in ended(1).items() if key != "seq"})
+        refused = (await client.receive())["payload"]
+        assert (refused["code"], "seq" in refused, refused["details"][0]["path"]) == ("invalid_event", False, "seq")
+        client.send("event", ended(1, runId="other"))
+        refused = (await client.receive())["payload"]
+        assert (refused["code"], refused["seq"]) == ("invalid_event", 1)
+        assert (await client.receive())["payload"]["seq"] == 1
+        answer = (await client.ask("startTestRun", {"runId": "other"}))["payload"]
+        assert answer["code"] == "stream_conflict"
+        assert (await client.ask("startTestRun", {}))["runId"] == "r"
+
+
+async def test_the_first_event_gives_a_stream_its_run(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        await client.ask("hello", {"streamId": "s"})
+        refused = (await client.ask("streamEnd", {"lastSeq": 0}))["payload"]
+        assert refused["code"] == "unknown_run"
+        client.send("event", ended(1, runId="by-event"))
+        await client.receive()
+        assert (await client.ask("getRunStatus", {"runId": "by-event"}))["counts"]["passed"] == 1
+
+
+async def test_a_known_stream_must_be_resumed_and_goes_on_where_it_stood(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server:
+        async with clients(server) as [client]:
+            await begin(client)
+            client.send("event", {**ended(1), "type": "test/start"})
+            await client.receive()
+        async with clients(server) as [again]:
+            refused = (await again.ask("hello", {"streamId": "s"}))["payload"]
+            assert (refused["code"], refused["temporary"]) == ("stream_conflict", False)
+            refused = (await again.ask("hello", {"streamId": "s", "resume": True, "runId": "x"}))["payload"]
+            assert refused["code"] == "stream_conflict"
+            assert (await again.ask("getRunStatus", {"runId": "r"}))["participants"][0]["state"] == "lost"
+            await trio.sleep(4)
+            welcome = await again.ask("hello", {"streamId": "s", "resume": True})
+            assert (welcome["ackedSeq"], welcome["runId"]) == (1, "r")
+            await heartbeats(again, 60)
+            status = await again.ask("getRunStatus", {"runId": "r"})
+            assert (status["participants"][0]["state"], status["counts"]["running"]) == ("active", 1)
+            again.send("event", {**ended(2), "payload": {"testId": "t1", "status": "passed"}})
+            await again.receive()
+            assert (await again.ask("streamEnd", {"lastSeq": 2, "digest": digest_of(["e1", "e2"])}))["complete"]
+            assert (await again.ask("getRunStatus", {"runId": "r"}))["status"] == "passed"
+
+
+async def heartbeats(client: Client, seconds: int) -> None:
+    for _ in range(seconds // 2):
+        await trio.sleep(2)
+        client.send("heartbeat")
+
+
+async def test_exactly_the_open_tests_of_a_stream_that_stays_away_are_interrupted_and_healed(
+    autojump_clock: trio.testing.MockClock,
+):
+    async with running(MEMORY) as server, clients(server) as [watcher]:
+        await watcher.ask("startTestRun", {"runId": "r"})
+        watcher.event("test/start", testId="another's")
+        async with clients(server) as [client]:
+            await begin(client)
+            send(client, 1)
+            client.send("event", {**ended(2), "type": "test/start"})
+            await client.receive()
+        await trio.sleep(4.9)
+        counts = (await watcher.ask("getRunStatus", {"runId": "r"}))["counts"]
+        assert (counts["running"], counts["interrupted"]) == (2, 0)
+        await trio.sleep(0.2)
+        status = await watcher.ask("getRunStatus", {"runId": "r"})
+        assert [one["state"] for one in status["participants"]] == ["active", "gone"]
+        assert status["counts"] | {"passed": 1, "running": 1, "interrupted": 1} == status["counts"]
+        results = (await watcher.ask("getResults", {"runId": "r", "status": "interrupted"}))["results"]
+        assert [one["testId"] for one in results] == ["t2"]
+        async with clients(server) as [again]:
+            assert (await begin(again, resume=True))["ackedSeq"] == 2
+            counts = (await again.ask("getRunStatus", {"runId": "r"}))["counts"]
+            assert (counts["running"], counts["interrupted"]) == (2, 0)
+            again.send("event", {**ended(3), "payload": {"testId": "t2", "status": "passed"}})
+            await again.receive()
+            await again.ask("streamEnd", {"lastSeq": 3})
+        ended_run = await watcher.ask("endTestRun", {"runId": "r", "force": True})
+        assert (ended_run["counts"]["passed"], ended_run["status"]) == (2, "failed"), (
+            "the watcher's own test was left open"
+        )
+
+
+async def test_late_events_of_a_finished_run_are_counted_and_change_no_verdict(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [watcher]:
+        async with clients(server) as [client]:
+            await begin(client)
+            client.send("event", {**ended(1), "type": "test/start"})
+            await client.receive()
+        await trio.sleep(6)
+        status = await watcher.ask("getRunStatus", {"runId": "r"})
+        assert (status["status"], status["endReason"], status["complete"]) == ("interrupted", "lost", False)
+        async with clients(server) as [again]:
+            await begin(again, resume=True)
+            again.send("event", {**ended(2), "payload": {"testId": "t1", "status": "passed"}})
+            await again.receive()
+            assert (await again.ask("streamEnd", {"lastSeq": 2}))["complete"]
+        status = await watcher.ask("getRunStatus", {"runId": "r"})
+        assert (status["status"], status["counts"]["passed"], status["counts"]["late"]) == ("interrupted", 1, 1)
+        assert status["complete"], "all that was missing has come, and is proved"
+
+
+async def test_a_newer_connection_takes_the_stream_and_the_older_one_is_told(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server, 2) as [old, new]:
+        await begin(old)
+        send(old, 1)
+        await old.receive()
+        assert (await begin(new, resume=True))["ackedSeq"] == 1
+        told = await old.receive()
+        assert (told["type"], told["payload"]["code"]) == ("error", "stream_conflict")
+        await trio.testing.wait_all_tasks_blocked()
+        assert old.connection.closed == (4409, "the stream was resumed on another connection")
+        send(new, 2)
+        assert (await new.receive())["payload"]["seq"] == 2
+        await heartbeats(new, 30)
+        assert (await new.ask("getRunStatus", {"runId": "r"}))["participants"][0]["state"] == "active"
+
+
+async def test_a_silent_stream_is_closed_and_lost_and_a_plain_client_may_be_silent(
+    autojump_clock: trio.testing.MockClock,
+):
+    async with running(MEMORY) as server, clients(server, 2) as [client, plain]:
+        await begin(client)
+        await plain.ask("startTestRun", {"runId": "r"})
+        await heartbeats(client, 20)
+        await trio.sleep(4.5)
+        assert client.connection.closed is None
+        await trio.sleep(1)
+        assert client.connection.closed == (1001, "nothing was heard for 5 s")
+        status = await plain.ask("getRunStatus", {"runId": "r"})
+        assert [one["state"] for one in status["participants"]] == ["lost", "active"]
+
+
+async def test_a_temporary_refusal_stops_the_stream_until_it_is_sent_again(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    async def fail(commit: Any) -> None:
+        raise StorageFailedError("the disk is full")
+
+    async with running(MEMORY) as server, clients(server, 2) as [client, other]:
+        await begin(client)
+        send(client, 1)
+        await client.receive()
+        with monkeypatch.context() as broken:
+            broken.setattr(server.store, "append", fail)
+            send(client, 2, 3)
+            refused = (await client.receive())["payload"]
+            assert (refused["code"], refused["seq"], refused["temporary"]) == ("storage_failed", 2, True)
+            assert refused["retryAfterMs"] > 0
+            send(client, 4)  # it follows what was not stored
+        assert (await other.ask("getRunStatus", {"runId": "r"}))["counts"]["passed"] == 1, "reading goes on"
+        send(client, 2, 3, 4)
+        assert await client.receive() == {"type": "ack", "payload": {"streamId": "s", "seq": 4}}
+        assert (await client.ask("streamEnd", {"lastSeq": 4, "digest": digest_of(["e1", "e2", "e3", "e4"])}))[
+            "complete"
+        ]
+
+
+async def test_what_was_queued_behind_a_failed_commit_is_not_taken(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    """The second message is in the queue already when the first one's commit fails: P3 would be broken if it were taken."""
+    async with running({**MEMORY, "server": {"max_commit_events": 2}}) as server, clients(server) as [client]:
+        await begin(client)
+        real, failures = server.store.append, [StorageFailedError("once")]
+
+        async def fail_once(commit: Any) -> None:
+            await trio.sleep(1)
+            if failures:
+                raise failures.pop()
+            await real(commit)
+
+        monkeypatch.setattr(server.store, "append", fail_once)
+        send(client, 1, 2)
+        send(client, 3, 4)
+        refused = (await client.receive())["payload"]
+        assert (refused["code"], refused["seq"]) == ("storage_failed", 1)
+        send(client, 1, 2)
+        send(client, 3, 4)
+        assert [(await client.receive())["payload"]["seq"] for _ in range(2)] == [2, 4]
+        assert [event.wire["seq"] for event in await log_of(server.store) if "seq" in event.wire] == [1, 2, 3, 4]
+
+
+async def test_a_stream_survives_a_restart_with_its_counts_and_digest(tmp_path: Path):
+    tables = {"storage": {"use": "sqlite", "path": "x.db"}, "security": {"events": {"use": "event_validation"}}}
+    async with running(tables, tmp_path) as server, clients(server) as [client]:
+        await begin(client)
+        client.send("events", {"events": [ended(1), {**ended(2), "payload": {}}, ended(3)]})
+        await client.receive()
+        assert (await client.receive())["payload"]["seq"] == 3
+    async with running(tables, tmp_path) as server, clients(server) as [client]:
+        assert (await begin(client, resume=True))["ackedSeq"] == 3
+        send(client, 3, 4)
+        assert (await client.receive())["payload"]["seq"] == 4
+        receipt = await client.ask("streamEnd", {"lastSeq": 4, "digest": digest_of(["e1", "e2", "e3", "e4"])})
+        assert (receipt["accepted"], receipt["refused"], receipt["duplicates"], receipt["complete"]) == (3, 1, 1, True)
+
+
+async def test_hello_comes_first_and_once(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server, 2) as [one, other]:
+        await begin(one)
+        assert (await one.ask("hello", {"streamId": "s2"}))["payload"]["code"] == "invalid_message"
+        await other.ask("startTestRun", {"runId": "r"})
+        assert (await other.ask("hello", {"streamId": "s2"}))["payload"]["code"] == "invalid_message"
+
+
+async def test_two_streams_of_one_run_make_it_whole_together(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server, 2) as pair:
+        for number, client in enumerate(pair):
+            await client.ask("hello", {"streamId": f"s{number}", "project": "web"})
+            await client.ask("startTestRun", {"key": "build-1", "expect": 2, "project": "web"})
+            client.send("event", {**ended(1), "id": f"e{number}"})
+            await client.receive()
+        run = (await pair[0].ask("getRuns", {"project": "web"}))["runs"][0]
+        assert len(run["participants"]) == 2
+        await pair[0].ask("streamEnd", {"lastSeq": 1})
+        assert (await pair[1].ask("getRunStatus", {"runId": run["runId"]}))["status"] == "running"
+        await pair[1].ask("streamEnd", {"lastSeq": 1})
+        status = await pair[1].ask("getRunStatus", {"runId": run["runId"]})
+        assert (status["status"], status["complete"]) == ("passed", True)
+
+
+async def test_open_runs_and_tests_of_a_run_are_bounded(autojump_clock: trio.testing.MockClock):
+    limits = {"max_open_runs": 1, "max_run_tests": 2}
+    async with running({**MEMORY, "server": limits}) as server, clients(server, 3) as [client, other, plain]:
+        await begin(client)
+        await other.ask("hello", {"streamId": "s2"})
+        refused = (await other.ask("startTestRun", {"runId": "r2"}))["payload"]
+        assert (refused["code"], refused["temporary"]) == ("overloaded", True)
+        other.send("event", ended(1, runId="r2"))
+        refused = (await other.receive())["payload"]
+        assert (refused["code"], refused["seq"]) == ("overloaded", 1)
+        refused = (await plain.ask("event", {"id": "p", "type": "x", "timestamp": 1, "payload": {}}))["payload"]
+        assert (refused["code"], refused["eventId"]) == ("overloaded", "p")
+        send(client, 1, 2, 3, 4)
+        refusals = [(await client.receive())["payload"] for _ in range(2)]
+        assert [(one["code"], one["seq"], one["temporary"]) for one in refusals] == [
+            ("too_large", 3, False), ("too_large", 4, False),
+        ]  # fmt: skip
+        assert (await client.receive())["payload"]["seq"] == 4
+        await client.ask("streamEnd", {"lastSeq": 4})
+        other.send("event", ended(1, runId="r2"))
+        assert (await other.receive())["payload"]["seq"] == 1
