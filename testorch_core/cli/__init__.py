@@ -127,6 +127,22 @@ def export(**options: Any) -> None:
     run(**options)
 
 
+@cli.command()
+@click.argument("run", required=False)
+@CONFIG
+@DATABASE
+@JSON
+@click.option("--project", metavar="NAME", help="Only this project; or the run's, where the id alone is not enough.")
+def verify(**options: Any) -> None:
+    """Fold the log again and compare it with what is stored. RUN is as for `show`; without it, everything.
+
+    Exits with 1 if anything differs. It changes nothing, and may run beside a server.
+    """
+    from testorch_core.cli.verifying import verify as run
+
+    run(**options)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point. Errors of ours become a message on standard error and their exit code, never a traceback."""
     sys.exit(_guarded(lambda: cli.main(args=arguments, standalone_mode=False)))

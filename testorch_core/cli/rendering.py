@@ -60,10 +60,26 @@ def run_lines(status: RunStatus, results: Iterable[Result]) -> Iterator[str]:
     yield f"started   {_when(status.started_at)}" + (f", took {lasted}" if lasted else "")
     yield f"tests     {counts_line(status)}"
     yield f"events    {status.events}"
+    yield from _delivery_lines(status)
     for error in status.errors:
         yield f"run error {visible(str(error.get('message')))}"
     for result in results:
         yield from _result_lines(result)
+
+
+def _delivery_lines(status: RunStatus) -> Iterator[str]:
+    """What is proved of each stream, and what was refused."""
+    for one in status.participants:
+        if one.get("stream"):
+            proof = {True: "receipt matches", False: "receipt does not match", None: "no receipt"}[one.get("complete")]
+            refused = f", {one['refused']} refused" if one.get("refused") else ""
+            yield f"stream    {visible(one['id'])}: {one['state']}, {one.get('accepted')} events{refused}, {proof}"
+    if status.refused:
+        codes = ", ".join(f"{times} × {visible(code)}" for code, times in sorted(status.refused.items()))
+        yield f"refused   {codes}"
+        for one in status.refusals:
+            seq = f"seq {one['seq']} " if "seq" in one else ""
+            yield f"  {_when(one['at'])}  {seq}`{visible(str(one.get('eventId')))}` {visible(str(one.get('message')))[:200]}"
 
 
 def _result_lines(result: Result) -> Iterator[str]:

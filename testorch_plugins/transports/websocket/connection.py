@@ -7,6 +7,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from testorch_core.errors import ConnectionClosedError
 from testorch_core.interfaces.transport import Connection, Handshake
+from testorch_plugins.transports.websocket.heard import HeardStream
 from testorch_plugins.transports.websocket.options import WebSocketOptions
 
 _WITHOUT_FRAME = frozenset({1005, 1006, 1015})
@@ -17,17 +18,20 @@ class WebSocketPeer(Connection):
     """Wraps a connection of trio-websocket, with time limits on everything that waits for the peer."""
 
     def __init__(
-        self, socket: WebSocketConnection, stream: trio.abc.Stream, handshake: Handshake, options: WebSocketOptions
+        self, socket: WebSocketConnection, stream: HeardStream, handshake: Handshake, options: WebSocketOptions
     ) -> None:
         self._socket = socket
         self._stream = stream
         self._handshake = handshake
         self._options = options
-        self._heard = 0
 
     @property
     def handshake(self) -> Handshake:
         return self._handshake
+
+    @property
+    def heard_at(self) -> float:
+        return self._stream.heard_at
 
     async def receive(self) -> bytes | str:
         try:
@@ -35,7 +39,6 @@ class WebSocketPeer(Connection):
         except ConnectionClosed as closed:
             reason = closed.reason
             raise ConnectionClosedError(reason.code if reason else None) from None
-        self._heard += 1
         return message
 
     async def send(self, message: bytes) -> None:
@@ -62,9 +65,9 @@ class WebSocketPeer(Connection):
         """Ping a client that says nothing, and close the connection when it doesn't answer. Ends with the connection."""
         missed = 0
         while missed < self._options.missed_pings:
-            heard = self._heard
+            heard = self.heard_at
             await trio.sleep(self._options.ping_seconds)
-            if self._heard != heard:
+            if self.heard_at != heard:
                 missed = 0
                 continue
             try:

@@ -20,6 +20,7 @@ from testorch_core.interfaces.transport import Handshake, Transport
 from testorch_core.options import Options
 from testorch_core.protocol import SUBPROTOCOL
 from testorch_plugins.transports.websocket.connection import WebSocketPeer
+from testorch_plugins.transports.websocket.heard import HeardStream
 from testorch_plugins.transports.websocket.options import WebSocketOptions
 
 BACKLOG = 1024
@@ -105,10 +106,11 @@ class WebSocketTransport(Transport):
     async def _converse(self, stream: trio.SocketStream, address: str, nursery: trio.Nursery) -> None:
         socket: WebSocketConnection | None = None
         handshake: Handshake | None = None
+        heard = HeardStream(stream)
         with trio.move_on_after(self.options.handshake_seconds):
             request = await wrap_server_stream(
                 nursery,
-                stream,
+                heard,
                 max_message_size=self.options.max_message_characters,
                 receive_buffer_size=RECEIVE_BYTES,
             )
@@ -118,7 +120,7 @@ class WebSocketTransport(Transport):
         if socket is None or handshake is None:
             self._log.info("connection_refused", reason="handshake took too long")
             return
-        peer = WebSocketPeer(socket, stream, handshake, self.options)
+        peer = WebSocketPeer(socket, heard, handshake, self.options)
         nursery.start_soon(peer.keep_alive)
         await self.serve(peer)
 
