@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from support import clients, configured, running
 from test_streams import begin, ended
 from whole_support import run_testorch
@@ -109,13 +110,14 @@ async def test_every_kind_of_damage_is_named(damage: Any, named: str, tmp_path: 
 async def test_a_receipt_that_says_something_else_than_the_log_is_named(tmp_path: Path):
     path = await make_a_store(tmp_path)
     database = sqlite3.connect(path)
-    with database:  # an event of the stream vanishes together with its place in everything but the receipt
-        database.execute(
-            "UPDATE batches SET body = CAST(replace(CAST(body AS TEXT), '\"e2\"', '\"e9\"') AS BLOB) WHERE encoding = 0"
-        )
+    with database:  # one event has become another one, everywhere but in the receipt
+        for offset, encoding, body in database.execute("SELECT last_offset, encoding, body FROM batches").fetchall():
+            text = zstandard.ZstdDecompressor().decompress(body, max_output_size=10**6) if encoding else body
+            changed = [0, text.replace(b'"e2"', b'"e9"'), offset]
+            database.execute("UPDATE batches SET encoding = ?, body = ? WHERE last_offset = ?", changed)
     database.close()
     found = [difference for verdict in await verdicts(tmp_path) for difference in verdict.differences]
-    assert any("receipt of stream `s`, digest" in one or "stream `s`, digest" in one for one in found), found
+    assert any("receipt of stream `s`, digest" in one for one in found), found
 
 
 @pytest.mark.slow(reason="starts the command line three times")
