@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from testorch_client.client import Client as Client
     from testorch_client.delivery import Delivery as Delivery
+    from testorch_client.receipt import Receipt as Receipt
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Delivery", "__version__"]
+__all__ = ["Client", "Delivery", "Receipt", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Client` and `Delivery` at their first use (PEP 562)."""
+    """Import `Client`, `Delivery` and `Receipt` at their first use (PEP 562)."""
     if name == "Client":
         from testorch_client.client import Client
 
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from testorch_client.delivery import Delivery
 
         return Delivery
+    if name == "Receipt":
+        from testorch_client.receipt import Receipt
+
+        return Receipt
     raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

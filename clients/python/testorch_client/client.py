@@ -12,22 +12,24 @@ from types import TracebackType
 from typing import Any
 
 from testorch_client.delivery import Delivery
-from testorch_client.encoding import Encoder
 from testorch_client.errors import Rejected
 from testorch_client.ledger import Ledger, RunRequest
 from testorch_client.link import Connect, Link
-from testorch_client.outbox import Emitted, Outbox
+from testorch_client.outbox import Emitted, Outbox, characters_in
 from testorch_client.rules import redacted
 from testorch_client.sender import Sender
+from testorch_client.stream import Stream
 
 DEFAULT_QUEUE_EVENTS = 100_000
+# Of output, errors and the like, some hundred failures at their longest: room for a server that is away for a while.
+DEFAULT_QUEUE_CHARACTERS = 64 * 2**20
 DEFAULT_DEADLINE_SECONDS = 10.0
 # How long `close` waits for a server that isn't there, even if the deadline is later.
 ABSENT_SECONDS = 1.5
 _POLL_SECONDS = 0.05
 
 
-def new_event_prefix() -> str:
+def new_stream_id() -> str:
     """Twelve hex digits that no other process has; from the system, since suites seed `random`."""
     return os.urandom(6).hex()
 
@@ -39,7 +41,11 @@ class Client:
     every method does nothing: the connection and the thread belong to the parent. Not made for two runs: open two
     clients.
 
-    `clock` (seconds since the epoch), `monotonic`, `random`, `event_prefix` and `connect` are for tests; defaults are
+    What waits to be sent is bounded by `queue_events` and, in its texts, by `queue_characters` (`Outbox` says of what);
+    what was sent and isn't confirmed, by 5,000 events and 8 MiB, and one event more (`Stream.has_room`). Beyond that,
+    output is dropped first, then what is newest, and counted.
+
+    `clock` (seconds since the epoch), `monotonic`, `random`, `stream_id` and `connect` are for tests; defaults are
     bound here rather than looked up later, so that a suite that freezes `time` doesn't freeze the client.
     """
 
@@ -49,10 +55,11 @@ class Client:
         *,
         token: str | None = None,
         queue_events: int = DEFAULT_QUEUE_EVENTS,
+        queue_characters: int = DEFAULT_QUEUE_CHARACTERS,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] | None = None,
-        event_prefix: Callable[[], str] = new_event_prefix,
+        stream_id: Callable[[], str] = new_stream_id,
         connect: Connect | None = None,
     ) -> None:
         self._url = url
@@ -60,9 +67,9 @@ class Client:
         self._clock = clock
         self._monotonic = monotonic
         self._random = random or Random().random  # not the global one, which suites seed
-        self._event_prefix = event_prefix
+        self._stream_id = stream_id
         self._connect = connect
-        self._outbox = Outbox(queue_events)
+        self._outbox = Outbox(max_events=queue_events, max_characters=queue_characters)
         self._ledger: Ledger | None = None
         self._sender: Sender | None = None
         self._delivery: Delivery | None = None
@@ -96,40 +103,43 @@ class Client:
             return
         if run_id is None and key is None:
             run_id = os.urandom(16).hex()  # as unique as a UUID, without an import
-        prefix = self._event_prefix()  # no other process has it, so it names this participant as well as its events
         run = RunRequest(
             run_id=run_id,
-            participant=prefix,
             name=name,
             key=key,
             project=project,
             metadata=dict(metadata) if metadata else None,
         )
-        self._ledger = Ledger(run, self._outbox, Encoder(prefix))
+        self._ledger = Ledger(run, self._outbox, Stream(self._stream_id()))
         self._sender = Sender(self._ledger, self._connector(), monotonic=self._monotonic, random=self._random)
         self._sender.start()
 
     def emit(self, type: str, payload: Mapping[str, Any], *, timestamp: int | None = None) -> None:
-        """Queue an event and return: O(1), encoded later. Don't change the payload afterwards.
+        """Queue an event and return: its texts are counted, it is encoded later. Don't change the payload afterwards.
 
         `timestamp` is in milliseconds since the epoch, now by default. What the queue has no room for, and what comes
-        after `close`, is counted as dropped.
+        after `end_run` or `close`, is counted as dropped.
         """
         if os.getpid() == self._pid:
             if timestamp is None:
                 timestamp = int(self._clock() * 1000)
-            self._outbox.put(Emitted(type, payload, timestamp))
+            self._outbox.put(Emitted(type, payload, timestamp, characters_in(payload)))
 
     def end_run(self) -> None:
-        """End this client's part of the run once everything emitted so far is confirmed; return at once."""
+        """End this client's part of the run once everything emitted so far is confirmed; return at once.
+
+        The server then gives its receipt, and takes no event any more.
+        """
         if os.getpid() == self._pid and self._ledger is not None:
+            self._outbox.close()  # before the flag: what the sender finds in the queue from then on is the rest
             self._ledger.is_ending = True
 
     def close(self, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> Delivery:
         """Wait until all is confirmed, and say how it went.
 
-        Waits for `deadline_seconds` at most, and for 1.5 s at most where the server isn't there. Idempotent; doesn't
-        end the run unless `end_run` was called. In a forked child it returns an empty delivery.
+        Waits for `deadline_seconds` at most, and for 1.5 s at most where the server isn't there. Idempotent. Unless
+        `end_run` was called, this client's part of the run isn't ended: there is no receipt, and to the server the
+        client is lost. In a forked child it returns an empty delivery.
         """
         if os.getpid() != self._pid:
             return Delivery(run_id=None, sent=0, confirmed=0, refused=0, dropped=0, unconfirmed=0)
@@ -154,7 +164,7 @@ class Client:
         ledger.is_closing = True
         sender.hurry()
         is_in_time = self._wait_for(sender, deadline_seconds)
-        error = ledger.error
+        error = ledger.error or ledger.stream.contradiction
         if not is_in_time:
             sender.abandon()
             error = error or f"the server did not confirm everything within {deadline_seconds:g} s"

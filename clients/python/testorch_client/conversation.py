@@ -1,7 +1,7 @@
-"""One connection's worth of the plain conversation: join the run, send events, ask for confirmation, end the run.
+"""One connection's worth of a stream: hello, start of the run, events against acknowledgements, end and receipt.
 
-The rule everything rests on: the server answers a request only after all that the connection sent before it is
-committed. So the answer to any request is a receipt for the events before it.
+Nothing is asked about events: the server acknowledges by itself what it has committed, and says which event to go on
+from where it could not take one.
 """
 
 from __future__ import annotations
@@ -11,34 +11,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from testorch_client.encoding import decode_message, events_message, request_message
+from testorch_client.answers import SEQUENCE_GAP, Refusal, Welcome
+from testorch_client.encoding import HEARTBEAT, decode_message, events_message, request_message
 from testorch_client.errors import Closed, Rejected
 from testorch_client.ledger import Ledger
 from testorch_client.link import Link
+from testorch_client.receipt import Receipt
+from testorch_client.stream import TOO_LARGE
 
 # How long events wait for company. Short enough to look live; long enough that neither this thread nor the server,
 # which may share the machine's cores with the suite, works for each test by itself.
 LINGER_SECONDS = 0.2
-MAX_BATCH_BYTES = 256 * 1024
-# Ask for confirmation after so many events, or after so long with anything unconfirmed.
-CONFIRM_EVENTS = 500
-CONFIRM_SECONDS = 1.0
-# A server that hasn't answered for so long has lost the question, or itself.
+# A server that hasn't answered or acknowledged anything for so long has lost the question, or itself.
 ANSWER_TIMEOUT_SECONDS = 30.0
-DEFAULT_RETRY_MS = 1_000
-MAX_RETRY_MS = 30_000
 
-Request = Literal["startTestRun", "getRunStatus", "endTestRun"]
+Request = Literal["hello", "startTestRun", "streamEnd", "endTestRun"]
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that waits for its answer; only one at a time."""
+    """A request that waits for its answer; only one at a time, and no events are sent meanwhile."""
 
     request_id: int
     kind: Request
-    mark: int
-    at_seconds: float
 
 
 class Conversation:
@@ -51,76 +46,97 @@ class Conversation:
         self._on_joined = joined
         self._link = link
         self._ledger = ledger
+        self._stream = ledger.stream
         self._monotonic = monotonic
         self._last_request_id = 0
         self._asked: Asked | None = None
-        self._last_asked_seconds = monotonic()
+        self._is_welcome = False
+        self._is_blocked = False
+        self._gap_seq: int | None = None
         self._hold_until_seconds = 0.0
-        self._barrier: Request = "getRunStatus"
+        self._waiting_since_seconds = self._sent_at_seconds = monotonic()
+        # Twice as often as the server wants to hear from us, since a busy suite may delay this thread.
+        self._heartbeat_seconds = LINGER_SECONDS
 
     def hold(self, idle: threading.Event) -> None:
         """Converse until the client closes and all is delivered. `idle` ends a wait early; it is set at closing."""
-        self._ledger.window.rewind()
-        while not self._is_done():
+        while True:
             self._turn()
-            if self._ledger.is_closing or not self.is_joined:
-                self._read(LINGER_SECONDS)
+            if self._is_done():
+                return
+            pause_seconds = min(LINGER_SECONDS, self._heartbeat_seconds)
+            if self._ledger.is_closing or self._is_blocked or not self.is_joined:
+                self._read(pause_seconds)
             else:
-                idle.wait(LINGER_SECONDS)
+                idle.wait(pause_seconds)
 
     def _is_done(self) -> bool:
         ledger = self._ledger
-        if not ledger.is_closing or not ledger.is_delivered or self._asked is not None:
+        if not (ledger.is_closing and self.is_joined and ledger.is_delivered):
             return False
-        return self.is_joined and (ledger.is_ended or not ledger.is_ending)
+        return self._asked is None and (ledger.is_ended or not ledger.is_ending)
 
     def _turn(self) -> None:
         self._read(0)
-        now = self._monotonic()
-        if self._asked is not None and now - self._asked.at_seconds > ANSWER_TIMEOUT_SECONDS:
-            raise Closed(1006, f"`{self._asked.kind}` was not answered within {ANSWER_TIMEOUT_SECONDS:.0f} s")
-        if now < self._hold_until_seconds:
+        self._check_patience()
+        # An answer that is awaited comes before anything else is said; so does the end of a server's "not now".
+        if self._asked is None and not self._is_held():
+            self._go_on()
+        if self._is_welcome and self._monotonic() - self._sent_at_seconds >= self._heartbeat_seconds:
+            self._send(HEARTBEAT)
+
+    def _go_on(self) -> None:
+        ledger = self._ledger
+        if not self._is_welcome:
+            self._ask("hello", ledger.hello())
+        elif not self.is_joined:
+            self._ask("startTestRun", ledger.start())
+        else:
+            self._send_events()
+            # Whether the end is wanted is read first: nothing is emitted after that.
+            if ledger.is_ending and ledger.is_delivered:
+                self._end()
+
+    def _is_held(self) -> bool:
+        return self._monotonic() < self._hold_until_seconds
+
+    def _check_patience(self) -> None:
+        if self._asked is None and not self._stream.window.in_flight:
             return
-        if not self.is_joined:
-            if self._asked is None:
-                self._ask("startTestRun", self._ledger.start_payload())
-            return
-        self._send_events()
-        self._ask_if_due(now)
+        if self._monotonic() - self._waiting_since_seconds > ANSWER_TIMEOUT_SECONDS:
+            missing = "no event was acknowledged" if self._asked is None else f"`{self._asked.kind}` was not answered"
+            raise Closed(1006, f"{missing} within {ANSWER_TIMEOUT_SECONDS:.0f} s")
 
     # Out
 
     def _send_events(self) -> None:
-        ledger, window = self._ledger, self._ledger.window
-        window.resume()
-        assert ledger.run_id is not None
-        while not (ledger.is_doubting and window.in_flight):
-            ledger.fill_window(ledger.run_id)
-            batch = window.batch(max_events=ledger.batch_events, max_bytes=MAX_BATCH_BYTES)
+        stream = self._stream
+        while not self._is_held():
+            self._ledger.fill_window()
+            if not stream.window.in_flight:
+                self._waiting_since_seconds = self._monotonic()
+            batch = stream.next_batch()
             if not batch:
-                return
-            self._link.send(events_message(batch))
-            ledger.note_sent(batch[-1].number)
+                break
+            self._send(events_message(batch))
             self._read(0)
+        self._is_blocked = not stream.has_room
 
-    def _ask_if_due(self, now: float) -> None:
-        ledger = self._ledger
-        if self._asked is not None:
-            return
-        in_flight = ledger.window.in_flight
-        is_waited_for = ledger.is_doubting or ((ledger.is_closing or ledger.is_ending) and not ledger.outbox)
-        is_due = in_flight >= CONFIRM_EVENTS or now - self._last_asked_seconds >= CONFIRM_SECONDS
-        if in_flight and (is_due or is_waited_for):
-            self._ask(self._barrier, ledger.address())
-        elif ledger.is_ending and not ledger.is_ended and ledger.is_delivered:
-            # Only now: events that the server refused for the moment must not come after the end.
-            self._ask("endTestRun", ledger.address())
+    def _end(self) -> None:
+        if self._stream.receipt is None:
+            self._ask("streamEnd", self._ledger.stream_end())
+        elif not self._ledger.is_ended:
+            self._ask("endTestRun", {"runId": self._ledger.run_id})
 
     def _ask(self, kind: Request, payload: dict[str, Any]) -> None:
         self._last_request_id += 1
-        self._last_asked_seconds = self._monotonic()
-        self._asked = Asked(self._last_request_id, kind, self._ledger.window.mark(), self._last_asked_seconds)
-        self._link.send(request_message(kind, payload, self._last_request_id))
+        self._waiting_since_seconds = self._monotonic()
+        self._asked = Asked(self._last_request_id, kind)
+        self._send(request_message(kind, payload, self._last_request_id))
+
+    def _send(self, text: str) -> None:
+        self._link.send(text)
+        self._sent_at_seconds = self._monotonic()
 
     # In
 
@@ -133,76 +149,86 @@ class Conversation:
 
     def _take(self, kind: str, payload: dict[str, Any], in_reply_to: object) -> None:
         asked = self._asked
-        is_answer = in_reply_to is not None and asked is not None and in_reply_to == asked.request_id
-        if kind == "error":
-            code = str(payload.get("code", "internal"))
-            if is_answer and asked is not None:
-                self._asked = None
-                self._take_refused_request(asked, code, payload)
-            elif in_reply_to is None:
-                self._take_refused_event(code, payload)
-        elif is_answer and asked is not None:
+        if in_reply_to is not None:
+            if asked is None or in_reply_to != asked.request_id:
+                return
             self._asked = None
-            self._take_answer(asked, payload)
+            if kind == "error":
+                self._take_refused_request(asked.kind, Refusal.read(payload))
+            else:
+                self._take_answer(asked.kind, payload)
+        elif kind == "ack":
+            seq = payload.get("seq")
+            if payload.get("streamId") == self._stream.stream_id and type(seq) is int:
+                self._waiting_since_seconds = self._monotonic()
+                self._stream.confirm(seq)
+        elif kind == "error":
+            self._take_refused_events(Refusal.read(payload))
 
-    def _take_answer(self, asked: Asked, status: dict[str, Any]) -> None:
+    def _take_answer(self, kind: Request, payload: dict[str, Any]) -> None:
         ledger = self._ledger
-        ledger.status = status
-        if asked.kind == "startTestRun":
-            run_id = status.get("runId")
-            ledger.run_id = run_id if isinstance(run_id, str) else ledger.run_id
-            if ledger.run_id is None:
-                raise Rejected("the server's `testRunStarted` names no run; expected a `runId`")
+        if kind == "hello":
+            self._take_welcome(Welcome.read(payload))
+        elif kind == "streamEnd":
+            self._stream.take_receipt(Receipt.read(payload))
+        else:
+            ledger.status = payload
+            if kind == "endTestRun":
+                ledger.is_ended = True
+            else:
+                self._take_run(payload.get("runId"))
+
+    def _take_welcome(self, welcome: Welcome) -> None:
+        self._ledger.resume(welcome)
+        self._is_welcome = True
+        self._heartbeat_seconds = welcome.heartbeat_seconds / 2
+        if self._ledger.is_started:
             self._join()
-        elif asked.kind == "endTestRun":
-            ledger.is_ended = True
-        ledger.confirm(asked.mark)
+
+    def _take_run(self, run_id: object) -> None:
+        if isinstance(run_id, str):
+            self._ledger.run_id = run_id
+        if self._ledger.run_id is None:
+            raise Rejected("the server's `testRunStarted` names no run; expected a `runId`")
+        self._ledger.is_started = True
+        self._join()
 
     def _join(self) -> None:
         self._ledger.was_joined = self.is_joined = True
         self._on_joined()
 
-    def _take_refused_request(self, asked: Asked, code: str, payload: dict[str, Any]) -> None:
-        ledger = self._ledger
-        if payload.get("temporary"):
-            self._hold(payload)
-        elif code == "run_finished" and ledger.was_joined:
-            # It ended without us (or our own `endTestRun` was answered to a lost connection). Events that come
-            # after the end still count, as late ones.
-            ledger.is_ended = True
-            self._join()
-        elif asked.kind == "getRunStatus" and code == "forbidden":
-            # A token that may only ingest. Joining again is answered as late as anything else, and changes nothing.
-            self._barrier = "startTestRun"
-        elif code == "unknown_run" and ledger.was_joined:
-            raise Closed(1006, "the server doesn't know the run any more")
+    def _take_refused_request(self, kind: Request, refusal: Refusal) -> None:
+        if refusal.code == SEQUENCE_GAP and refusal.seq is not None:
+            self._go_back(refusal)
+        elif refusal.is_temporary:
+            self._hold(refusal)
+        elif kind == "endTestRun" and refusal.code == "run_finished":
+            self._ledger.is_ended = True  # by somebody else, before us
         else:
-            raise Rejected(_refusal(asked.kind, code, payload))
+            raise Rejected(refusal.sentence(kind))
 
-    def _take_refused_event(self, code: str, payload: dict[str, Any]) -> None:
-        ledger, event_id = self._ledger, payload.get("eventId")
-        if payload.get("temporary"):
-            self._hold(payload)
-            if isinstance(event_id, str):
-                ledger.window.postpone(event_id)
-            else:
-                self._asked = None  # its answer is about events that have to be sent again
-                ledger.window.rewind()
-        elif isinstance(event_id, str):
-            ledger.refuse(event_id, code)
-        elif code in ("unauthenticated", "forbidden"):
-            raise Rejected(_refusal("events", code, payload))
+    def _take_refused_events(self, refusal: Refusal) -> None:
+        if refusal.code == SEQUENCE_GAP or refusal.is_temporary:
+            self._go_back(refusal)
+        elif refusal.seq is not None:
+            self._stream.refuse(refusal.seq, refusal.code)
+        elif refusal.code == TOO_LARGE:
+            raise Closed(1009, refusal.message)
         else:
-            self._asked = None  # its answer is about events that have to be sent again
-            ledger.doubt(code)
+            # A message as a whole, or the connection: to go on would leave a gap that can't be closed.
+            raise Rejected(refusal.sentence("events"))
 
-    def _hold(self, payload: dict[str, Any]) -> None:
-        retry_ms = payload.get("retryAfterMs")
-        if not isinstance(retry_ms, int | float):
-            retry_ms = DEFAULT_RETRY_MS
-        self._hold_until_seconds = self._monotonic() + min(max(retry_ms, 0), MAX_RETRY_MS) / 1000
+    def _go_back(self, refusal: Refusal) -> None:
+        """Send again from the event that the server names, or else from the first that it hasn't acknowledged."""
+        seq = refusal.seq if refusal.seq is not None else self._stream.window.acked_seq + 1
+        self._stream.go_back_to(seq)
+        if refusal.code != SEQUENCE_GAP:
+            self._hold(refusal)
+        elif self._gap_seq == seq:
+            # It was sent again already. Another connection, after a while, rather than this for ever.
+            raise Closed(1006, f"the server keeps asking for event {seq}")
+        else:
+            self._gap_seq = seq
 
-
-def _refusal(kind: str, code: str, payload: dict[str, Any]) -> str:
-    said = str(payload.get("message", ""))[:300]
-    return f"the server refused `{kind}` with `{code}`" + (f": {said}" if said else "")
+    def _hold(self, refusal: Refusal) -> None:
+        self._hold_until_seconds = self._monotonic() + refusal.retry_seconds

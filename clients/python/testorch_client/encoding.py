@@ -70,36 +70,31 @@ def encode_payload(payload: object) -> str:
     return _encode_strictly(_sendable(payload))
 
 
-class Encoder:
-    """Numbers events and writes their envelopes; ids are unique in a run as long as prefixes are."""
+def encode_event(event: Emitted, event_id: str, *, seq: int, run_id: str) -> Encoded:
+    """The event in its envelope. Raises whatever a hostile payload raises.
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self._number = 0
-
-    def encode(self, event: Emitted, address: str) -> Encoded:
-        """The event in its envelope. Raises whatever a hostile payload raises; then no number is used up.
-
-        `address` is what `address_members` has made: the same for every event of a run, so written once.
-        """
-        payload = encode_payload(event.payload)
-        kind = event.type if event.type in _PLAIN_TYPES else encode_payload(text_of(event.type))[1:-1]
-        number = self._number + 1
-        event_id = f"{self._prefix}-{number}"
-        text = f'{{"id":"{event_id}","type":"{kind}","timestamp":{event.timestamp},{address},"payload":{payload}}}'
-        size_bytes = len(text) if text.isascii() else len(text.encode())
-        self._number = number
-        return Encoded(event_id, number, text, size_bytes)
+    `run_id` is a JSON string already: it is the same for every event of a run, so it is encoded once.
+    """
+    payload = encode_payload(event.payload)
+    kind = event.type if event.type in _PLAIN_TYPES else encode_payload(text_of(event.type))[1:-1]
+    text = (
+        f'{{"id":"{event_id}","seq":{seq},"type":"{kind}","timestamp":{event.timestamp},'
+        f'"runId":{run_id},"payload":{payload}}}'
+    )
+    return Encoded(seq, event_id, text, len(text) if text.isascii() else len(text.encode()))
 
 
-def address_members(run_id: str, project: str | None) -> str:
-    """An envelope's `runId`, and `project` if there is one, as members of a JSON object."""
-    members = f'"runId":{encode_payload(run_id)}'
-    return members if project is None else f'{members},"project":{encode_payload(project)}'
+def unsound_event(event_id: str, seq: int) -> Encoded:
+    """An event that is nothing but a place in its stream: any server refuses it, and so lets the next one follow."""
+    text = f'{{"id":"{event_id}","seq":{seq}}}'
+    return Encoded(seq, event_id, text, len(text))
 
 
 def events_message(batch: Iterable[Encoded]) -> str:
     return '{"type":"events","payload":{"events":[' + ",".join(event.text for event in batch) + "]}}"
+
+
+HEARTBEAT = '{"type":"heartbeat","payload":{}}'
 
 
 def request_message(kind: str, payload: Mapping[str, Any], request_id: int) -> str:

@@ -64,7 +64,9 @@ class Sender:
             self.finished.set()
 
     def _deliver(self) -> None:
+        window = self._ledger.stream.window
         while not self._abandoned.is_set():
+            acked_seq = window.acked_seq
             try:
                 self._converse()
                 return
@@ -73,8 +75,11 @@ class Sender:
                 self._ledger.error = failure.sentence
                 verdict = after(failure)
                 self._take_note(verdict, failure)
-                if verdict.action == "stop" or self._is_hopeless():
+                if self._is_to_stop(verdict):
                     return
+                # Not at every connection that could be made: one that gets us nowhere is a failure, too.
+                if window.acked_seq > acked_seq:
+                    self._failures = 0
                 self._wait(backoff_seconds(self._failures, self._random))
                 self._failures += 1
 
@@ -87,7 +92,6 @@ class Sender:
         # Closing the connection may fail as it likes: everything was answered.
 
     def _joined(self) -> None:
-        self._failures = 0
         self._ledger.error = None
         self.is_restarting = False
         self.absent_since_seconds = None
@@ -96,12 +100,12 @@ class Sender:
         if self.absent_since_seconds is None:
             self.absent_since_seconds = self._monotonic()
         self.is_restarting = verdict.is_restarting or (self.is_restarting and not isinstance(failure, Closed))
-        if verdict.action == "split":
-            self._ledger.doubt("too_large")
 
-    def _is_hopeless(self) -> bool:
-        # A server that was never there, tried once more at the end.
-        return self._ledger.is_closing and not self._ledger.was_joined
+    def _is_to_stop(self, verdict: Verdict) -> bool:
+        ledger = self._ledger
+        if verdict.action == "stop" or (ledger.is_closing and not ledger.was_joined):
+            return True  # the latter: a server that was never there, tried once more at the end
+        return verdict.action == "split" and not ledger.stream.shrink()
 
     def _wait(self, seconds: float) -> None:
         # `_idle` stays set once the client closes; then only `abandon` may cut a wait short, or this would spin.

@@ -9,28 +9,29 @@ _SHORT_RUN_ID = 8
 
 def summary_line(delivery: Delivery, *, tests: int) -> str:
     """Whether everything arrived, or what didn't and why."""
-    if delivery.is_complete:
-        return f"testorch: run {_short(delivery.run_id)} — {_tests(tests)} delivered and confirmed"
-    if not delivery.sent:
-        return f"testorch: nothing sent — {delivery.error or _losses(delivery)}"
-    parts = [_losses(delivery), delivery.error]
-    return f"testorch: run {_short(delivery.run_id)} — " + "; ".join(part for part in parts if part)
+    if not delivery.sent and not delivery.is_complete:
+        return f"testorch: nothing sent — {delivery.error or ', '.join(_losses(delivery))}"
+    parts = [f"{_count(tests, 'test')}, {_count(delivery.confirmed, 'event')} delivered", *_losses(delivery)]
+    if delivery.receipt_matches:
+        parts.append("receipt matches")
+    said = ", ".join(parts)
+    return f"testorch: run {_short(delivery.run_id)} — " + (f"{said}; {delivery.error}" if delivery.error else said)
 
 
-def _losses(delivery: Delivery) -> str:
-    parts = []
+def _losses(delivery: Delivery) -> list[str]:
+    losses = []
     if delivery.unconfirmed:
-        parts.append(f"{delivery.unconfirmed:,} events not confirmed")
+        losses.append(f"{delivery.unconfirmed:,} not confirmed")
     if delivery.refused:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(delivery.refused_by_code.items()))
-        parts.append(f"{delivery.refused:,} events refused ({codes})")
+        losses.append(f"{delivery.refused:,} refused ({codes})")
     if delivery.dropped:
-        parts.append(f"{delivery.dropped:,} events dropped, the queue was full")
-    return ", ".join(parts)
+        losses.append(f"{delivery.dropped:,} dropped, the queue was full")
+    return losses
 
 
-def _tests(count: int) -> str:
-    return "1 test" if count == 1 else f"{count:,} tests"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _short(run_id: str | None) -> str:

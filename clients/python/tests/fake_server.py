@@ -1,55 +1,39 @@
-"""A server that speaks the plain conversation, keeps what it was told, and misbehaves on request."""
+"""The server's side of streams on a real socket."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
-from typing import Any
 
+from fake_streams import Message, StreamServer
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
-Message = dict[str, Any]
-# Called with every message before the server acts on it; True if it was dealt with.
-Misbehaviour = Callable[["Peer", Message], bool]
 
+class SocketWire:
+    """The server's end; what is sent to a client that has gone is lost, as it is everywhere."""
 
-class Peer:
-    """One connection. `number` counts from 1 over the server's life."""
-
-    def __init__(self, server: FakeServer, connection: ServerConnection, number: int) -> None:
-        self.server = server
-        self.connection = connection
-        self.number = number
-        self.run_id: str | None = None
-
-    def answer(self, kind: str, payload: Message, message: Message) -> None:
-        self.send({"type": kind, "payload": payload, "inReplyTo": message.get("id")})
-
-    def refuse(self, code: str, **details: Any) -> None:
-        self.send({"type": "error", "payload": {"code": code, "message": f"refused: {code}", **details}})
+    def __init__(self, connection: ServerConnection) -> None:
+        self._connection = connection
 
     def send(self, message: Message) -> None:
-        self.connection.send(json.dumps(message))
+        with contextlib.suppress(ConnectionClosed, OSError):
+            self._connection.send(json.dumps(message))
 
     def close(self, code: int) -> None:
-        self.connection.close(code)
+        self._connection.close(code)
 
     def drop(self) -> None:
-        """End the connection without a word, as a killed server does."""
-        self.connection.close_socket()
+        self._connection.close_socket()
 
 
-class FakeServer:
+class FakeServer(StreamServer):
     def __init__(self) -> None:
-        self.misbehave: Misbehaviour = lambda peer, message: False
-        self.messages: list[Message] = []
-        self.events: dict[str, Message] = {}
-        self.ended: list[str] = []
+        super().__init__()
         self.headers: list[dict[str, str]] = []
-        self.peers: list[Peer] = []
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._server: Server | None = None
 
     def __enter__(self) -> FakeServer:
@@ -72,51 +56,19 @@ class FakeServer:
         with self._changed:
             assert self._changed.wait_for(condition, timeout_seconds), "the server waited in vain"
 
-    def kinds(self) -> list[str]:
-        return [message["type"] for message in self.messages]
-
-    def of_type(self, kind: str) -> list[Message]:
-        """The payloads of the stored events of a type, in the order in which they arrived."""
-        return [event["payload"] for event in self.events.values() if event["type"] == kind]
-
-    def ends(self) -> dict[str, Message]:
-        """The last `test/end` of every test."""
-        return {payload["testId"]: payload for payload in self.of_type("test/end")}
-
     def _serve_one(self, connection: ServerConnection) -> None:
         assert connection.request is not None
-        peer = Peer(self, connection, len(self.peers) + 1)
         with self._changed:
-            self.peers.append(peer)
+            peer = self.connect(SocketWire(connection))
             self.headers.append(dict(connection.request.headers.raw_items()))
             self._changed.notify_all()
         try:
             for text in connection:
-                message = json.loads(text)
                 with self._changed:
-                    self.messages.append(message)
-                    if not self.misbehave(peer, message):
-                        self._act(peer, message)
+                    self.receive(peer, json.loads(text))
                     self._changed.notify_all()
         except (ConnectionClosed, OSError):
             pass
-
-    def _act(self, peer: Peer, message: Message) -> None:
-        kind, payload = message["type"], message["payload"]
-        if kind == "events":
-            self.keep(payload["events"])
-        elif kind == "startTestRun":
-            peer.run_id = payload.get("runId") or f"run-of-{payload['key']}"
-            peer.answer("testRunStarted", self.status(peer.run_id), message)
-        elif kind == "getRunStatus":
-            peer.answer("runStatus", self.status(payload["runId"]), message)
-        elif kind == "endTestRun":
-            self.ended.append(payload["runId"])
-            peer.answer("testRunEnded", self.status(payload["runId"]), message)
-
-    def keep(self, events: list[Message]) -> None:
-        for event in events:
-            self.events.setdefault(event["id"], event)
-
-    def status(self, run_id: str) -> Message:
-        return {"runId": run_id, "status": "passed" if run_id in self.ended else "running", "events": len(self.events)}
+        finally:
+            with self._changed:
+                self.disconnected(peer)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import threading
 import time
-from itertools import count
 from typing import Any
 
+import fake_faults as faults
 import pytest
-from fake_server import FakeServer, Message, Peer
+from fake_server import FakeServer
+from fake_streams import Message, Peer
+from websockets.sync.client import connect
 
-from testorch_client import Client, Delivery
+from testorch_client import Client, Delivery, Receipt, __version__
 
 ME = "0123456789ab"
-"""The participant's name, and the beginning of its events' ids."""
+"""The stream's id, and the beginning of its events' ids."""
 
 
 def client_of(server: FakeServer, **options: Any) -> Client:
     options.setdefault("random", lambda: 0.1)  # short, repeatable backoff
-    options.setdefault("event_prefix", lambda: ME)
+    options.setdefault("stream_id", lambda: ME)
     return Client(server.url, **options)
 
 
@@ -33,7 +37,7 @@ def deliver(server: FakeServer, events: int = 3, **options: Any) -> Delivery:
     return client.close()
 
 
-def test_a_run_is_started_filled_and_ended_in_the_plain_conversation(server: FakeServer) -> None:
+def test_a_run_is_started_filled_and_ended_on_a_stream(server: FakeServer) -> None:
     clock = iter([1766000000.0, 1766000000.5])
     client = client_of(server, clock=lambda: next(clock))
     client.start_run(run_id="run-1", name="unit", project="shop", metadata={"framework": "pytest"})
@@ -42,30 +46,23 @@ def test_a_run_is_started_filled_and_ended_in_the_plain_conversation(server: Fak
     client.end_run()
     delivery = client.close()
 
-    def event(number: int, kind: str, timestamp: int, payload: Message) -> Message:
-        return {
-            "id": f"{ME}-{number}",
-            "type": kind,
-            "timestamp": timestamp,
-            "runId": "run-1",
-            "project": "shop",
-            "payload": payload,
-        }
+    def event(seq: int, kind: str, timestamp: int, payload: Message) -> Message:
+        said = {"id": f"{ME}-{seq}", "seq": seq, "type": kind, "timestamp": timestamp}
+        return {**said, "runId": "run-1", "payload": payload}
 
     events = [
         event(1, "test/start", 1766000000000, {"testId": "a"}),
         event(2, "test/end", 1766000000500, {"testId": "a", "status": "passed"}),
     ]
-    run = {"runId": "run-1", "project": "shop"}
+    us = {"name": "testorch-client", "version": __version__}
+    digest = hashlib.sha256(f"1:{ME}-1\n2:{ME}-2\n".encode()).hexdigest()
+    start = {"runId": "run-1", "name": "unit", "metadata": {"framework": "pytest"}}
     assert server.messages == [
-        {
-            "type": "startTestRun",
-            "payload": {**run, "participant": ME, "name": "unit", "metadata": {"framework": "pytest"}},
-            "id": 1,
-        },
+        {"type": "hello", "payload": {"streamId": ME, "runId": "run-1", "project": "shop", "client": us}, "id": 1},
+        {"type": "startTestRun", "payload": start, "id": 2},
         {"type": "events", "payload": {"events": events}},
-        {"type": "getRunStatus", "payload": run, "id": 2},
-        {"type": "endTestRun", "payload": run, "id": 3},
+        {"type": "streamEnd", "payload": {"lastSeq": 2, "digest": digest}, "id": 3},
+        {"type": "endTestRun", "payload": {"runId": "run-1"}, "id": 4},
     ]
     assert delivery == Delivery(
         run_id="run-1",
@@ -75,6 +72,8 @@ def test_a_run_is_started_filled_and_ended_in_the_plain_conversation(server: Fak
         dropped=0,
         unconfirmed=0,
         status={"runId": "run-1", "status": "passed", "events": 2},
+        receipt=Receipt(last_seq=2, accepted=2, refused=0, duplicates=0, digest=digest, is_complete=True),
+        receipt_matches=True,
     )
     assert delivery.is_complete
 
@@ -93,7 +92,7 @@ def test_without_an_id_the_client_makes_one_that_it_can_join_again(server: FakeS
     delivery = client.close()
     assert delivery.run_id is not None
     assert len(delivery.run_id) == 32
-    assert server.messages[0]["payload"] == {"runId": delivery.run_id, "participant": ME}
+    assert server.payloads("startTestRun") == [{"runId": delivery.run_id}]
 
 
 def test_with_a_key_alone_the_server_gives_the_run_its_id(server: FakeServer) -> None:
@@ -102,29 +101,20 @@ def test_with_a_key_alone_the_server_gives_the_run_its_id(server: FakeServer) ->
     client.emit("test/start", {"testId": "a"})
     client.end_run()
     delivery = client.close()
-    assert server.messages[0]["payload"] == {"key": "build-7", "participant": ME}
+    assert server.payloads("startTestRun") == [{"key": "build-7"}]
     assert delivery.run_id == "run-of-build-7"
     assert [event["runId"] for event in server.events.values()] == ["run-of-build-7"]
     assert server.ended == ["run-of-build-7"]
 
 
-def test_a_run_joined_by_its_key_is_joined_again_by_its_id(server: FakeServer) -> None:
-    def vanish(peer: Peer, message: Message) -> bool:
-        if peer.number == 1 and message["type"] == "events":
-            peer.drop()
-            return True
-        return False
-
-    server.misbehave = vanish
+def test_a_run_joined_by_its_key_is_resumed_by_its_id(server: FakeServer) -> None:
+    server.misbehave = faults.at("events", faults.drop)
     client = client_of(server)
     client.start_run(key="build-7", name="unit")
     client.emit("test/start", {"testId": "a"})
     assert client.close().is_complete
-    starts = [message["payload"] for message in server.messages if message["type"] == "startTestRun"]
-    assert starts == [
-        {"key": "build-7", "name": "unit", "participant": ME},
-        {"runId": "run-of-build-7", "participant": ME},
-    ]
+    assert server.payloads("startTestRun") == [{"key": "build-7", "name": "unit"}]
+    assert [hello.get("runId") for hello in server.payloads("hello")] == [None, "run-of-build-7"]
 
 
 def test_a_token_goes_into_the_header_and_nowhere_else(server: FakeServer) -> None:
@@ -156,15 +146,6 @@ def test_a_batch_is_closed_before_it_gets_too_many_bytes(server: FakeServer) -> 
     assert [len(m["payload"]["events"]) for m in server.messages if m["type"] == "events"] == [2, 2, 2, 2]
 
 
-def test_confirmation_is_asked_for_while_the_run_goes_on(server: FakeServer) -> None:
-    client = client_of(server)
-    client.start_run(run_id="run-1")
-    for number in range(600):
-        client.emit("test/start", {"testId": f"t{number}"})
-    server.wait_until(lambda: "getRunStatus" in server.kinds())
-    client.close()
-
-
 def test_the_run_is_ended_without_waiting_for_close(server: FakeServer) -> None:
     client = client_of(server)
     client.start_run(run_id="run-1")
@@ -174,208 +155,59 @@ def test_the_run_is_ended_without_waiting_for_close(server: FakeServer) -> None:
     assert client.close().is_complete
 
 
-@pytest.mark.parametrize("code", [1001, 1011, 1012, 1013])
-def test_after_a_close_that_may_pass_the_unconfirmed_is_sent_again_in_order(server: FakeServer, code: int) -> None:
-    def forget(peer: Peer, message: Message) -> bool:
-        if peer.number == 1 and message["type"] == "events":
-            peer.close(code)  # taken, but not committed
-            return True
-        return False
+def test_what_is_emitted_after_the_end_is_counted_as_dropped(server: FakeServer) -> None:
+    client = client_of(server)
+    client.start_run(run_id="run-1")
+    client.emit("x", {})
+    client.end_run()
+    client.emit("x", {})
+    delivery = client.close()
+    assert (delivery.confirmed, delivery.dropped) == (1, 1)
+    assert delivery.receipt_matches
+    assert not delivery.is_complete
 
-    server.misbehave = forget
-    delivery = deliver(server, 450)
+
+@pytest.mark.parametrize("fault", [faults.drop, faults.obey_and_drop, faults.close(1012)])
+@pytest.mark.parametrize("kind", ["hello", "startTestRun", "events", "streamEnd", "endTestRun"])
+def test_a_connection_lost_anywhere_loses_nothing_and_stores_nothing_twice(
+    server: FakeServer, kind: str, fault: faults.Action
+) -> None:
+    client = client_of(server)
+    server.misbehave = faults.at(kind, fault)
+    client.start_run(run_id="run-1")
+    server.wait_until(lambda: len(server.peers) == (2 if kind in ("hello", "startTestRun") else 1))
+    for number in range(450):
+        client.emit("test/start", {"testId": f"t{number}"})
+    client.end_run()
+    delivery = client.close()
     assert delivery.is_complete
-    assert delivery.confirmed == delivery.sent == 450
+    assert delivery.receipt is not None
+    assert delivery.receipt.accepted == delivery.confirmed == delivery.sent == 450
     assert list(server.events) == [f"{ME}-{number}" for number in range(1, 451)]
-    assert server.kinds().count("startTestRun") == 2
-    assert server.messages[0]["payload"] == {"runId": "run-1", "participant": ME}
 
 
-def test_a_connection_lost_before_the_answer_loses_nothing_and_stores_nothing_twice(server: FakeServer) -> None:
-    def keep_but_vanish(peer: Peer, message: Message) -> bool:
-        if peer.number <= 2 and message["type"] == "getRunStatus":
-            peer.drop()  # committed, but the client can't know
-            return True
-        return False
-
-    server.misbehave = keep_but_vanish
-    delivery = deliver(server, 10)
-    assert delivery.is_complete
-    assert len(server.events) == 10
-    sent = [event["id"] for m in server.messages if m["type"] == "events" for event in m["payload"]["events"]]
-    assert len(sent) == 30
-
-
-def test_a_run_that_finished_while_we_were_away_still_gets_its_late_events(server: FakeServer) -> None:
-    def finish_meanwhile(peer: Peer, message: Message) -> bool:
-        if peer.number == 1 and message["type"] == "events":
-            peer.drop()
-            return True
-        if peer.number == 2 and message["type"] == "startTestRun":
-            peer.send({"type": "error", "payload": {"code": "run_finished", "temporary": False}, "inReplyTo": 1})
-            return True
-        return False
-
-    server.misbehave = finish_meanwhile
-    delivery = deliver(server)
-    assert delivery.confirmed == 3
-    assert delivery.is_complete
-    assert server.ended == []
-
-
-def test_an_end_that_was_heard_but_not_answered_is_not_asked_for_again(server: FakeServer) -> None:
-    def vanish_after_the_end(peer: Peer, message: Message) -> bool:
-        if message["type"] == "endTestRun":
-            peer.drop()
-            return True
-        if peer.number == 2 and message["type"] == "startTestRun":
-            peer.send({"type": "error", "payload": {"code": "run_finished", "temporary": False}, "inReplyTo": 1})
-            return True
-        return False
-
-    server.misbehave = vanish_after_the_end
-    assert deliver(server).is_complete
-    assert server.kinds().count("endTestRun") == 1
+def test_a_stream_that_another_connection_takes_over_is_left_to_it(server: FakeServer) -> None:
+    client = client_of(server)
+    client.start_run(run_id="run-1")
+    client.emit("x", {})
+    server.wait_until(lambda: server.events)
+    with connect(server.url) as other:
+        other.send(json.dumps({"type": "hello", "payload": {"streamId": ME, "resume": True}, "id": 1}))
+        assert json.loads(other.recv())["type"] == "welcome"
+        delivery = client.close()
+    assert delivery.error is not None
+    assert "`stream_conflict`" in delivery.error
+    assert len(server.peers) == 2
 
 
 def test_starting_a_run_that_is_finished_is_an_error_and_sends_nothing(server: FakeServer) -> None:
-    def refuse(peer: Peer, message: Message) -> bool:
-        payload = {"code": "run_finished", "message": "run `run-1` is finished", "temporary": False}
-        peer.send({"type": "error", "payload": payload, "inReplyTo": message["id"]})
-        return True
-
-    server.misbehave = refuse
+    server.misbehave = faults.at("startTestRun", faults.refuse("run_finished"))
     delivery = deliver(server)
     assert delivery.sent == 0
     assert delivery.unconfirmed == 3
     assert delivery.error == (
-        f"{server.url}: the server refused `startTestRun` with `run_finished`: run `run-1` is finished"
+        f"{server.url}: the server refused `startTestRun` with `run_finished`: refused: run_finished"
     )
-
-
-def test_an_event_refused_for_good_is_counted_under_its_code(server: FakeServer) -> None:
-    def refuse_second(peer: Peer, message: Message) -> bool:
-        if message["type"] == "events":
-            for event in message["payload"]["events"]:
-                if event["payload"]["testId"] == "t1":
-                    peer.refuse("invalid_event", eventId=event["id"], temporary=False)
-                else:
-                    server.keep([event])
-            return True
-        return False
-
-    server.misbehave = refuse_second
-    delivery = deliver(server)
-    assert (delivery.confirmed, delivery.refused, delivery.unconfirmed) == (2, 1, 0)
-    assert delivery.refused_by_code == {"invalid_event": 1}
-    assert not delivery.is_complete
-
-
-@pytest.mark.parametrize("names_event", [True, False])
-def test_what_is_refused_for_the_moment_is_sent_again(server: FakeServer, names_event: bool) -> None:
-    times = count()
-
-    def refuse_once(peer: Peer, message: Message) -> bool:
-        if message["type"] == "events" and next(times) == 0:
-            events = message["payload"]["events"]
-            if names_event:
-                server.keep(events[:1] + events[2:])
-                peer.refuse("storage_failed", eventId=events[1]["id"], temporary=True, retryAfterMs=20)
-            else:
-                peer.refuse("rate_limited", temporary=True, retryAfterMs=20)
-            return True
-        return False
-
-    server.misbehave = refuse_once
-    delivery = deliver(server)
-    assert delivery.is_complete
-    assert {payload["testId"] for payload in server.of_type("test/start")} == {"t0", "t1", "t2"}
-
-
-def test_what_is_refused_for_the_moment_is_not_sent_again_before_its_time(server: FakeServer) -> None:
-    arrivals: list[float] = []
-
-    def refuse_once(peer: Peer, message: Message) -> bool:
-        if message["type"] == "events":
-            arrivals.append(time.monotonic())
-            if len(arrivals) == 1:
-                peer.refuse("overloaded", temporary=True, retryAfterMs=200)
-                return True
-        return False
-
-    server.misbehave = refuse_once
-    assert deliver(server).is_complete
-    assert arrivals[1] - arrivals[0] >= 0.19
-
-
-def test_a_request_refused_for_the_moment_is_asked_again(server: FakeServer) -> None:
-    refused: set[str] = set()
-
-    def refuse_each_once(peer: Peer, message: Message) -> bool:
-        if "id" in message and message["type"] not in refused:
-            refused.add(message["type"])
-            payload = {"code": "overloaded", "temporary": True, "retryAfterMs": 10}
-            peer.send({"type": "error", "payload": payload, "inReplyTo": message["id"]})
-            return True
-        return False
-
-    server.misbehave = refuse_each_once
-    assert deliver(server).is_complete
-    assert refused == {"startTestRun", "getRunStatus", "endTestRun"}
-
-
-def test_a_token_that_may_not_observe_is_confirmed_by_joining_again(server: FakeServer) -> None:
-    def forbid(peer: Peer, message: Message) -> bool:
-        if message["type"] == "getRunStatus":
-            peer.send(
-                {"type": "error", "payload": {"code": "forbidden", "temporary": False}, "inReplyTo": message["id"]}
-            )
-            return True
-        return False
-
-    server.misbehave = forbid
-    assert deliver(server).is_complete
-    assert server.kinds() == ["startTestRun", "events", "getRunStatus", "startTestRun", "endTestRun"]
-
-
-def test_a_message_too_big_is_split_until_the_culprit_alone_is_refused(server: FakeServer) -> None:
-    def close_on_big(peer: Peer, message: Message) -> bool:
-        if any(event["payload"]["testId"] == "t5" for event in message["payload"].get("events", ())):
-            peer.close(1009)
-            return True
-        return False
-
-    server.misbehave = close_on_big
-    delivery = deliver(server, 8)
-    assert (delivery.confirmed, delivery.refused_by_code) == (7, {"too_large": 1})
-    assert {payload["testId"] for payload in server.of_type("test/start")} == {f"t{n}" for n in range(8) if n != 5}
-
-
-def test_a_batch_refused_without_naming_an_event_is_never_taken_as_confirmed(server: FakeServer) -> None:
-    def refuse_all_of_it(peer: Peer, message: Message) -> bool:
-        if any(event["payload"]["testId"] == "t5" for event in message["payload"].get("events", ())):
-            peer.refuse("invalid_message", temporary=False)
-            return True
-        return False
-
-    server.misbehave = refuse_all_of_it
-    delivery = deliver(server, 8)
-    assert (delivery.confirmed, delivery.refused_by_code) == (7, {"invalid_message": 1})
-    assert len(server.events) == 7
-
-
-@pytest.mark.parametrize("code", [1000, 1002, 1008, 4400, 4401, 4403, 4409])
-def test_after_a_close_for_good_the_client_stops(server: FakeServer, code: int) -> None:
-    def close(peer: Peer, message: Message) -> bool:
-        peer.close(code)
-        return True
-
-    server.misbehave = close
-    delivery = deliver(server)
-    assert len(server.peers) == 1
-    assert delivery.unconfirmed == 3
-    assert delivery.error is not None
-    assert f"code {code}" in delivery.error
 
 
 def test_what_can_not_be_encoded_is_written_out_rather_than_lost(server: FakeServer) -> None:
@@ -422,6 +254,19 @@ def test_a_payload_that_raises_when_it_is_read_costs_itself_only(server: FakeSer
     client.emit("x", {"b": 2})
     delivery = client.close()
     assert (delivery.confirmed, delivery.refused_by_code) == (1, {"unsendable": 1})
+    assert server.batches() == [[1]]
+
+
+def test_an_event_larger_than_the_server_takes_costs_itself_only(server: FakeServer) -> None:
+    server.limits["maxMessageBytes"] = 5_000
+    client = client_of(server)
+    client.start_run(run_id="run-1")
+    client.emit("x", {"text": "x" * 5_000})
+    client.emit("x", {"b": 2})
+    client.end_run()
+    delivery = client.close()
+    assert (delivery.confirmed, delivery.refused_by_code) == (1, {"too_large": 1})
+    assert delivery.receipt_matches
 
 
 def test_a_full_queue_drops_output_first_and_then_the_newest(server: FakeServer) -> None:
@@ -481,7 +326,7 @@ def test_a_server_that_never_joins_us_costs_less_than_two_seconds(server: FakeSe
     assert delivery.sent == 0
 
 
-@pytest.mark.parametrize("hangs_on", ["getRunStatus", "endTestRun"])
+@pytest.mark.parametrize("hangs_on", ["events", "streamEnd", "endTestRun"])
 def test_a_server_that_hangs_at_the_end_is_left_at_the_deadline(server: FakeServer, hangs_on: str) -> None:
     server.misbehave = lambda peer, message: message["type"] == hangs_on
     client = client_of(server)
@@ -492,7 +337,7 @@ def test_a_server_that_hangs_at_the_end_is_left_at_the_deadline(server: FakeServ
     began = time.monotonic()
     delivery = client.close(deadline_seconds=0.3)
     assert 0.25 < time.monotonic() - began < 0.8
-    assert delivery.unconfirmed == (1 if hangs_on == "getRunStatus" else 0)
+    assert delivery.unconfirmed == (1 if hangs_on == "events" else 0)
     assert delivery.error is not None
     assert delivery.error.endswith("the server did not confirm everything within 0.3 s")
 
@@ -501,7 +346,7 @@ def test_a_server_that_is_there_but_slow_has_until_the_deadline(server: FakeServ
     asked: list[tuple[Peer, Message]] = []
 
     def keep_waiting(peer: Peer, message: Message) -> bool:
-        if message["type"] == "getRunStatus" and not asked:
+        if message["type"] == "streamEnd" and not asked:
             asked.append((peer, message))
             return True
         return False
@@ -511,6 +356,7 @@ def test_a_server_that_is_there_but_slow_has_until_the_deadline(server: FakeServ
     client = client_of(server, monotonic=lambda: now[0])
     client.start_run(run_id="run-1")
     client.emit("x", {})
+    client.end_run()
     deliveries: list[Delivery] = []
     closing = threading.Thread(target=lambda: deliveries.append(client.close()))
     closing.start()
@@ -519,7 +365,7 @@ def test_a_server_that_is_there_but_slow_has_until_the_deadline(server: FakeServ
     closing.join(0.15)
     assert closing.is_alive()
     peer, message = asked[0]
-    peer.answer("runStatus", server.status("run-1"), message)
+    server.act(peer, message)
     closing.join(5)
     assert deliveries[0].is_complete
 

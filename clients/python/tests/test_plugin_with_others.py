@@ -6,7 +6,8 @@ from collections import Counter
 from xml.etree import ElementTree
 
 import pytest
-from fake_server import FakeServer, Message
+from fake_server import FakeServer
+from fake_streams import Message
 
 pytestmark = pytest.mark.slow(reason="sessions of pytest with workers in processes of their own")
 
@@ -119,7 +120,7 @@ def test_the_test_on_which_a_worker_dies_is_an_error(pytester: pytest.Pytester, 
     (error,) = crashed["errors"]
     assert error["message"].startswith(f"worker '{crashed['workerId']}' crashed while running")
     assert len(server.of_type("test/start")) == 6
-    result.stdout.fnmatch_lines(["testorch: run * — 6 tests delivered and confirmed"])
+    result.stdout.fnmatch_lines(["testorch: run * — 6 tests, * events delivered, receipt matches"])
 
 
 def test_where_each_worker_runs_every_test_the_copies_have_ids_of_their_own(
@@ -193,7 +194,7 @@ def test_reruns_are_attempts_and_only_the_last_is_final(pytester: pytest.Pyteste
     assert attempts(server, "test_setup_passes_at_the_second_time") == [(1, "error", True), (2, "passed", False)]
     assert attempts(server, "test_teardown_passes_at_the_second_time") == [(1, "error", True), (2, "passed", False)]
     assert attempts(server, "test_subtests_pass_at_the_second_time") == [(1, "failed", True), (2, "passed", False)]
-    result.stdout.fnmatch_lines(["testorch: run * — 6 tests delivered and confirmed"])
+    result.stdout.fnmatch_lines(["testorch: run * — 6 tests, * events delivered, receipt matches"])
 
 
 def test_every_attempt_has_its_own_start_output_and_errors(pytester: pytest.Pytester, server: FakeServer) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import fake_faults as faults
 import pytest
-from fake_server import FakeServer, Message, Peer
+from fake_server import FakeServer
+from fake_streams import Message
+
+from testorch_client import __version__
 
 pytestmark = pytest.mark.slow(reason="sessions of pytest in processes of their own")
 SUITE = (Path(__file__).parent / "suite_of_everything.py.txt").read_text()
@@ -281,7 +285,9 @@ def test_the_plan_is_the_number_of_collected_tests(everything: Everything) -> No
 
 def test_the_summary_says_that_all_arrived(everything: Everything) -> None:
     tests = len(everything.ends)
-    everything.result.stdout.fnmatch_lines([f"testorch: run ????????… — {tests} tests delivered and confirmed"])
+    events = len(everything.server.events)
+    line = f"testorch: run ????????… — {tests} tests, {events} events delivered, receipt matches"
+    everything.result.stdout.fnmatch_lines([line])
     assert everything.result.ret == 1
 
 
@@ -294,12 +300,13 @@ def test_the_run_is_described_without_environment_and_command_line(
     pytester.makepyfile("def test_it(): pass")
     run(pytester, server, "--testorch-run-id", "r-1", "--testorch-key", "k", "--testorch-project", "p",
         "--testorch-name", "n")  # fmt: skip
-    request = server.messages[0]["payload"]
-    assert len(request.pop("participant")) == 12
-    assert request == {
+    (hello,) = server.payloads("hello")
+    assert len(hello.pop("streamId")) == 12
+    client = {"name": "testorch-client", "version": __version__}
+    assert hello == {"runId": "r-1", "project": "p", "client": client}
+    assert server.payloads("startTestRun")[0] == {
         "runId": "r-1",
         "key": "k",
-        "project": "p",
         "name": "n",
         "metadata": {
             "framework": "pytest",
@@ -402,17 +409,27 @@ def test_an_interrupted_test_is_closed_as_interrupted(pytester: pytest.Pytester,
 
 
 def test_refusals_are_summed_up_with_their_code(pytester: pytest.Pytester, server: FakeServer) -> None:
-    def refuse_ends(peer: Peer, message: Message) -> bool:
-        for event in message["payload"].get("events", ()):
-            if event["type"] == "test/end":
-                peer.refuse("invalid_event", eventId=event["id"], temporary=False)
-        return False
-
-    server.misbehave = refuse_ends
+    server.judge = lambda event: {"code": "invalid_event"} if event["type"] == "test/end" else None
     pytester.makepyfile("def test_it(): pass")
     result = run(pytester, server, "--testorch-run-id", "nightly")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["testorch: run nightly — 1 events refused (invalid_event 1)"])
+    line = "testorch: run nightly — 1 test, 2 events delivered, 1 refused (invalid_event 1), receipt matches"
+    result.stdout.fnmatch_lines([line])
+
+
+def test_a_receipt_that_does_not_match_is_said_and_changes_nothing_else(
+    pytester: pytest.Pytester, server: FakeServer
+) -> None:
+    server.misbehave = faults.at("streamEnd", faults.answer_changed("receipt", digest="0" * 64))
+    pytester.makepyfile("def test_it(): pass")
+    result = run(pytester, server, "--testorch-run-id", "nightly")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            f"testorch: run nightly — 1 test, 3 events delivered; {server.url}: "
+            "the receipt's digest of 3 events is not that of what was sent"
+        ]
+    )
 
 
 def test_an_error_of_its_own_turns_it_off_and_nothing_else(pytester: pytest.Pytester, server: FakeServer) -> None:
