@@ -262,13 +262,14 @@ class Conversation:
         self, intake: StreamIntake, found: Sorted, message_refusal: Refusal | None, *, suspicious: bool
     ) -> list[WireEvent | RefusedEvent]:
         entries: list[WireEvent | RefusedEvent] = []
+        refusal_of, amend, append = self._vetting.refusal_of, self._orchestrator.gate.amend, entries.append
+        amends = self._orchestrator.gate.amends
         for seq, event in enumerate(found.taken, found.first_seq):
-            refusal = message_refusal or self._vetting.refusal_of(event, suspicious=suspicious)
-            refusal = refusal or _other_run(event, intake)
-            if refusal is None:
-                entries.append(self._orchestrator.gate.amend(event))
+            refusal = message_refusal or refusal_of(event, suspicious=suspicious) or _other_run(event, intake)
+            if refusal is not None:
+                append(RefusedEvent.of(event, replace(refusal, seq=seq)))
             else:
-                entries.append(RefusedEvent.of(event, replace(refusal, seq=seq)))
+                append(amend(event) if amends else event)
         return entries
 
     def stream_state(self) -> StreamState | None:
@@ -427,6 +428,8 @@ class Conversation:
     async def _admit(
         self, action: str, project: str, *, run_id: str | None = None, events: int = 0, size_bytes: int = 0
     ) -> None:
+        if not self._orchestrator.gate.admits:
+            return
         request = AccessRequest(
             principal=self._principal,
             handshake=self._handshake,
@@ -466,12 +469,15 @@ def _page_of(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _other_run(event: WireEvent, intake: StreamIntake) -> Refusal | None:
     """The refusal of an event that names another run, or project, than its stream's."""
-    wanted = (None, intake.run_id)
+    if event.get("runId") not in (None, intake.run_id):
+        return _stranger(event, "runId", f"run `{intake.run_id}`")
+    if event.get("project") not in (None, intake.project):
+        return _stranger(event, "project", f"project `{intake.project}`")
     inner = event["payload"].get("runId")
-    if event.get("runId") in wanted and (not isinstance(inner, str) or inner in wanted):
-        if event.get("project") in (None, intake.project):
-            return None
-        return invalid_event(event, [Problem("project", f"the stream belongs to project `{intake.project}`")])
-    return invalid_event(
-        event, [Problem("runId", f"the stream belongs to run `{intake.run_id}`; a stream has one run")]
-    )
+    if inner is not None and inner != intake.run_id and isinstance(inner, str):
+        return _stranger(event, "payload.runId", f"run `{intake.run_id}`")
+    return None
+
+
+def _stranger(event: WireEvent, path: str, home: str) -> Refusal:
+    return invalid_event(event, [Problem(path, f"the stream belongs to {home}; a stream has one run")])

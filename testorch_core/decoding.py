@@ -8,8 +8,7 @@ refuses these), and, found in a second look that a cheap filter on the bytes cal
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -21,13 +20,15 @@ MAX_INTEGER: Final = 2**53 - 1
 """The largest integer that JavaScript, and so a browser, holds exactly."""
 
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_SUSPICIOUS: Final = re.compile(rb"\\u0000|(?:^|[\[:,\s])-?(?:[0-9.]{16}|[0-9.]+[eE]\+?[0-9]{2})")
-"""An escaped NUL, or, where a number can begin, sixteen digits or an exponent of two: the only ways to write what the
-second look finds."""
+
+# A message's outline: every digit is `0`, every place where a number can begin follows a `:`. Looking for fixed words in it
+# costs a twentieth of what a regular expression over the message itself does.
+_OUTLINE: Final = bytes.maketrans(b"123456789E,[ \t\r\n", b"000000000e::::::")
+_SIXTEEN_DIGITS: Final = (b":0000000000000000", b":-0000000000000000")
+_EXPONENT: Final = re.compile(rb":-?0[0.]*e\+?0")
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A JSON value, and whether it needs the second look (`flaw_in`) before it may be stored."""
 
     value: Any
@@ -47,7 +48,18 @@ def decode(raw: bytes | str, *, max_bytes: int) -> Decoded:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as failure:
         raise refuse("invalid_json", f"not JSON: {clip(str(failure), 200)}") from None
-    return Decoded(value, _SUSPICIOUS.search(raw) is not None or _may_be_deep(raw))
+    return Decoded(value, b"\\u0000" in raw or _may_be_great(raw) or _may_be_deep(raw))
+
+
+def _may_be_great(raw: bytes) -> bool:
+    """Whether a number could exceed the limit: one of sixteen digits before the point, or with a positive exponent.
+
+    What looks like that inside a string may only make it answer True too often.
+    """
+    outline = b":" + raw.translate(_OUTLINE)
+    if _SIXTEEN_DIGITS[0] in outline or _SIXTEEN_DIGITS[1] in outline:
+        return True
+    return (b"e0" in outline or b"e+0" in outline) and _EXPONENT.search(outline) is not None
 
 
 def _may_be_deep(raw: bytes) -> bool:

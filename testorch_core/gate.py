@@ -81,6 +81,16 @@ class Gate:
                 return invalid_event(event, problems, policy=policy.name)
         return None
 
+    @property
+    def admits(self) -> bool:
+        """Whether any policy wants to be asked about messages."""
+        return bool(self._admitters)
+
+    @property
+    def amends(self) -> bool:
+        """Whether any policy changes events at all."""
+        return bool(self._amenders)
+
     def amend(self, event: WireEvent) -> WireEvent:
         """The event as all policies leave it."""
         for policy in self._amenders:

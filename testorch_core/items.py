@@ -21,16 +21,13 @@ Answer = TypeVar("Answer")
 class Item(ABC):
     """Something that waits for a commit. `done` is set after it, when `failure` and the rest are final."""
 
-    def __init__(self, project: str, *, size_bytes: int = 0) -> None:
+    def __init__(self, project: str, *, weight: int = 1, size_bytes: int = 0) -> None:
         self.project = project
+        self.weight = max(1, weight)
+        """How many events it counts for in the queue."""
         self.size_bytes = size_bytes
         self.done = trio.Event()
         self.failure: Refusal | None = None
-
-    @property
-    def weight(self) -> int:
-        """How many events it counts for in the queue."""
-        return 1
 
     def runs(self) -> Iterable[str]:
         """The runs that must be in memory before it is applied."""
@@ -69,7 +66,7 @@ class Submission(Item):
         size_bytes: int = 0,
         implicit: bool = False,
     ) -> None:
-        super().__init__(project, size_bytes=size_bytes)
+        super().__init__(project, weight=len(events), size_bytes=size_bytes)
         self.run_id = run_id
         self.events = events
         self.refusals: list[Refusal] = []
@@ -77,10 +74,6 @@ class Submission(Item):
         self._refused = refused
         self._received_at = received_at
         self._implicit = implicit
-
-    @property
-    def weight(self) -> int:
-        return max(1, len(self.events))
 
     def runs(self) -> Iterable[str]:
         return (self.run_id,)
@@ -132,7 +125,7 @@ class StreamSubmission(Item):
         duplicates: int = 0,
         size_bytes: int = 0,
     ) -> None:
-        super().__init__(project, size_bytes=size_bytes)
+        super().__init__(project, weight=len(entries), size_bytes=size_bytes)
         self.run_id = run_id
         self.first_seq = first_seq
         self.entries = entries
@@ -143,10 +136,6 @@ class StreamSubmission(Item):
         self.skipped = 0
         self.stopped = False
         self._received_at = received_at
-
-    @property
-    def weight(self) -> int:
-        return max(1, len(self.entries))
 
     def runs(self) -> Iterable[str]:
         return (self.run_id,)

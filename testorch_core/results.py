@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -33,8 +33,7 @@ class RunRow:
         return RunStatus.from_payload(orjson.loads(self.document))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultRow:
+class ResultRow(NamedTuple):
     """One attempt as a store keeps it. `begin` and `end` are the payloads of its start and end event as JSON.
 
     In an upsert a `begin` or `end` of None leaves what is stored; every other field replaces it.

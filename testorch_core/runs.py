@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -49,33 +49,62 @@ class Attempt(NamedTuple):
     participant: str | None = None
 
 
+class OpenTest(NamedTuple):
+    """What is shown of a test while it runs. `started_at` is the producer's clock."""
+
+    name: str
+    attempt: int
+    started_at: int
+    worker_id: str | None
+
+    def shown(self, test_id: str) -> dict[str, Any]:
+        """As a status lists it."""
+        return {
+            "testId": test_id,
+            "testName": self.name,
+            "attempt": self.attempt,
+            "startedAt": self.started_at,
+            "workerId": self.worker_id,
+        }
+
+
 class Standing(NamedTuple):
-    """Where a test stands in the counts: its one bucket, and the two marks that are counted beside it."""
+    """Where a test stands in the counts: its one bucket, and the two marks that are counted beside it.
+
+    There is one object for each: two that are equal are the same.
+    """
 
     bucket: str
     outcome: str | None
-
-    @property
-    def flaky(self) -> bool:
-        return self.outcome == "flaky"
-
-    @property
-    def unexpected(self) -> bool:
-        return self.outcome == "unexpected"
+    flaky: bool = False
+    unexpected: bool = False
 
 
-def standing(last: Attempt, earlier: Iterable[Attempt], *, interrupted: bool) -> Standing:
+_RUNS: Final = Standing(RUNNING, None)
+_CUT_OFF: Final = Standing(INTERRUPTED, "unexpected", unexpected=True)
+_FLAKY: Final = Standing(PASSED, "flaky", flaky=True)
+_EXPECTED: Final = {
+    status: Standing(EXPECTED_FAILED, "expected")
+    if status in (FAILED, ERROR, TIMED_OUT)
+    else Standing(status, "skipped" if status in (SKIPPED, TODO) else "expected")
+    for status in SEVERITY
+}
+_UNEXPECTED: Final = {
+    # A pass that was not expected fails the run, so it is counted with what failed.
+    status: Standing(FAILED if status in (PASSED, SKIPPED, TODO) else status, "unexpected", unexpected=True)
+    for status in SEVERITY
+}
+
+
+def standing(last: Attempt, earlier: Sequence[Attempt], *, interrupted: bool) -> Standing:
     """The roll-up over a test's attempts; `interrupted` says whether an attempt that is still open will not go on."""
     if last.status is None:
-        return Standing(INTERRUPTED, "unexpected") if interrupted else Standing(RUNNING, None)
+        return _CUT_OFF if interrupted else _RUNS
     if not last.ok:
-        # A pass that was not expected fails the run, so it is counted with what failed.
-        return Standing(FAILED if last.status in (PASSED, SKIPPED, TODO) else last.status, "unexpected")
-    if last.status == PASSED and any(one.status is not None and not one.ok for one in earlier):
-        return Standing(PASSED, "flaky")
-    if last.status in (FAILED, ERROR, TIMED_OUT):
-        return Standing(EXPECTED_FAILED, "expected")
-    return Standing(last.status, "skipped" if last.status in (SKIPPED, TODO) else "expected")
+        return _UNEXPECTED[last.status]
+    if earlier and last.status == PASSED and any(one.status is not None and not one.ok for one in earlier):
+        return _FLAKY
+    return _EXPECTED[last.status]
 
 
 @dataclass(slots=True)
@@ -131,6 +160,11 @@ class RunHead:
         return all(state in (ENDED, GONE) for state in self.participants.values())
 
     @property
+    def has_all_ended(self) -> bool:
+        """Whether every participant has ended its part by itself."""
+        return all(state == ENDED for state in self.participants.values())
+
+    @property
     def queued(self) -> int:
         """Planned tests of which nothing has been heard."""
         return max(0, sum(self.plans.values()) - self.tests)
@@ -149,7 +183,7 @@ class RunState:
         """The last attempt of every test, by `testId`."""
         self.earlier: dict[str, tuple[Attempt, ...]] = {}
         """The attempts before the last one, of the tests that have any."""
-        self.open: dict[str, Mapping[str, Any]] = {}
+        self.open: dict[str, OpenTest] = {}
         """What is shown of the tests whose last attempt has not ended, by `testId`."""
         self.streams: dict[str, StreamState] = {}
         """The streams of the run, by `streamId`."""
@@ -159,7 +193,7 @@ class RunState:
         head = self.head
         counts = {bucket: head.counts.get(bucket, 0) for bucket in BUCKETS}
         counts["queued"] = head.queued
-        running = () if head.is_over else tuple(islice(self.open.values(), MAX_RUNNING_SHOWN))
+        open_tests = () if head.is_over else islice(self.open.items(), MAX_RUNNING_SHOWN)
         return RunStatus(
             run_id=self.run_id,
             project=self.project,
@@ -171,7 +205,7 @@ class RunState:
             started_at=head.started_at,
             ended_at=head.ended_at,
             counts={"total": sum(counts.values()), **counts, "flaky": head.flaky, "late": head.late},
-            running=running,
+            running=tuple(one.shown(test_id) for test_id, one in open_tests),
             participants=tuple(self._participant(name, state) for name, state in head.participants.items()),
             metadata=head.metadata,
             previous_run_id=head.previous_run_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -45,7 +46,7 @@ class Session:
         self._conversation = Conversation(orchestrator, connection.handshake)
         self._log = orchestrator.log.bind(connection=self._conversation.id)
         self._draining = False
-        self._waiting = trio.CancelScope()
+        self._reading = trio.CancelScope()
         self._waiting_since = math.inf
         self._verdict: tuple[int, str] | None = None
         self._unanswered: deque[Queued] = deque()
@@ -53,7 +54,7 @@ class Session:
         self._in_flight = 0
         self._answered = trio.Event()
         self._conversation.on_displaced = self._displaced
-        self._nursery: trio.Nursery
+        self._nursery: trio.Nursery | None = None
         self._subscriptions = Subscriptions(orchestrator, self._conversation, connection)
 
     async def serve(self) -> None:
@@ -77,13 +78,16 @@ class Session:
     def drain(self) -> None:
         """Take what has arrived, answer it, and then close with 1012."""
         self._draining = True
-        self._waiting.deadline = min(self._waiting.deadline, trio.current_time() + QUIET_SECONDS)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._wait_for_quiet)
 
     async def _converse(self) -> tuple[int, str]:
         """Read until the end; returns the close code. Events that are still waiting are answered first."""
         outcome = (CLOSE_DONE, "")
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._answer_events)
+            if self._draining:
+                self._nursery.start_soon(self._wait_for_quiet)
             try:
                 outcome = await self._read_all()
             except CloseConversation as order:
@@ -92,27 +96,37 @@ class Session:
                 pass
             await self._settle()
             self._nursery.cancel_scope.cancel()
+        self._nursery = None
         return outcome
 
     async def _read_all(self) -> tuple[int, str]:
-        while self._verdict is None:
-            raw = None
-            with trio.CancelScope() as self._waiting:
-                if self._draining:
-                    self._waiting.deadline = trio.current_time() + QUIET_SECONDS
+        # One scope for all messages: entering one for each would cost a tenth of what a small message costs in all.
+        with self._reading:
+            while self._verdict is None:
                 self._waiting_since = trio.current_time()
                 raw = await self._connection.receive()
-            self._waiting_since = math.inf
-            if raw is not None:
-                await self._take(raw)
-            elif self._verdict is None:
-                self._verdict = CLOSE_RESTARTING, "the server is stopping"
-        return self._verdict
+                self._waiting_since = math.inf
+                if self._reading.cancel_called:  # the message was there before the end was; it is taken all the same
+                    with trio.CancelScope(shield=True):
+                        await self._take(raw)
+                else:
+                    await self._take(raw)
+        return self._verdict or (CLOSE_DONE, "")
 
     def _end(self, code: int, reason: str) -> None:
-        """Stop reading: the connection is to be closed."""
+        """Stop reading: the connection is to be closed. What is being done is brought to its end."""
         self._verdict = code, reason
-        self._waiting.cancel()
+        if self._waiting_since < math.inf:
+            self._reading.cancel()
+
+    async def _wait_for_quiet(self) -> None:
+        """While draining: end the conversation once the client has said nothing for a moment."""
+        while True:
+            since = self._waiting_since
+            await trio.sleep(QUIET_SECONDS)
+            if since < math.inf and since == self._waiting_since:
+                self._end(CLOSE_RESTARTING, "the server is stopping")
+                return
 
     async def _take(self, raw: bytes | str) -> None:
         reply_to: Any = None
@@ -139,7 +153,7 @@ class Session:
         if kind == SUBSCRIBE:
             subscription = await self._subscriptions.open(request)
             await self._send("subscribed", subscription.opening, reply_to)
-            self._nursery.start_soon(self._subscriptions.follow, subscription)
+            self._spawn(self._subscriptions.follow, subscription)
             return
         if kind == UNSUBSCRIBE:
             await self._send("unsubscribed", self._subscriptions.close(request["subscriptionId"]), reply_to)
@@ -147,7 +161,7 @@ class Session:
         answer_type, body = await answer(self._conversation, kind, request)
         await self._send(answer_type, body, reply_to)
         if kind == HELLO and self._conversation.intake is not None:
-            self._nursery.start_soon(self._listen_for_life)
+            self._spawn(self._listen_for_life)
 
     # Events.
 
@@ -251,7 +265,11 @@ class Session:
                 await self._refuse(refusal)
             self._end(CLOSE_STREAM_TAKEN, "the stream was resumed on another connection")
 
-        self._nursery.start_soon(tell)
+        self._spawn(tell)
+
+    def _spawn(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        assert self._nursery is not None, "the conversation has begun"
+        self._nursery.start_soon(work, *args)
 
     async def _refuse(self, refusal: Refusal, reply_to: Any = None) -> None:
         self._orchestrator.refusals.count(refusal.code)

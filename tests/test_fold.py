@@ -274,12 +274,12 @@ def test_a_fold_that_breaks_the_laws_is_caught(broken: str, monkeypatch: pytest.
     """The laws above bite: each of these variants reaches another state from the same events in another order, or twice."""
     folders = dict(fold._FOLDERS)
 
-    def forgetful(draft: Draft, wire: Any, payload: Any, received_at: int, source: Source) -> None:
+    def forgetful(draft: Draft, wire: Any, payload: Any, source: Source) -> None:
         if broken == "counts every end":
             draft.head.counts["passed"] = draft.head.counts.get("passed", 0) + 1
         draft._attempts.pop(payload["testId"], None)
         draft.base.attempts.pop(payload["testId"], None)
-        folders["test/end"](draft, wire, payload, received_at, source)
+        folders["test/end"](draft, wire, payload, source)
 
     monkeypatch.setitem(fold._FOLDERS, "test/end", forgetful)
     ends = [event("test/end", "a", testId="t", attempt=1, status="failed"),

@@ -100,7 +100,7 @@ def result_row(test_id: str, attempt: int = 1, *, run_id: str = RUN, **facts: An
         begin=orjson.dumps({"testId": test_id, "attempt": attempt}),
         end=orjson.dumps({"testId": test_id, "status": PASSED}),
     )
-    return replace(row, **facts)
+    return row._replace(**facts)
 
 
 def stream_row(stream_id: str = "stream-1", *, acked_seq: int = 1, run_id: str = RUN, **facts: Any) -> StreamRow:

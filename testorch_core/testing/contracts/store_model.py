@@ -5,7 +5,7 @@ The series are drawn from numbered seeds, so that a failure can be repeated and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 
 import pytest
@@ -49,7 +49,7 @@ class Model:
             for row in part.results:
                 key = (part.project, row.run_id, row.test_id, row.attempt)
                 old = self.results.get(key, row)
-                self.results[key] = replace(row, begin=row.begin or old.begin, end=row.end or old.end)
+                self.results[key] = row._replace(begin=row.begin or old.begin, end=row.end or old.end)
         for one in commit.cursors:
             self.cursors[one.project] = max(one.offset, self.cursors.get(one.project, 0))
 

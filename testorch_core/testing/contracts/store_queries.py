@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from testorch_core.events import FAILED, PASSED, RUNNING
@@ -152,13 +150,13 @@ class QueryPromises(StoreCase):
         await _put_results(store, [started])
         ended = result_row("a", begin=None, end=b'{"status": "passed"}')
         await _put_results(store, [ended], after=1)
-        assert await _only_result(store) == replace(ended, begin=started.begin)
+        assert await _only_result(store) == ended._replace(begin=started.begin)
         verdict = result_row("a", final=False, outcome=None, begin=None, end=None)
         await _put_results(store, [verdict], after=2)
-        assert await _only_result(store) == replace(verdict, begin=started.begin, end=ended.end)
+        assert await _only_result(store) == verdict._replace(begin=started.begin, end=ended.end)
         again = result_row("a", ok=None, duration_ms=None, begin=b"{}", end=None)
         await _put_results(store, [again], after=3)
-        assert await _only_result(store) == replace(again, end=ended.end)
+        assert await _only_result(store) == again._replace(end=ended.end)
 
     async def test_results_of_a_run_that_is_not_there_are_an_empty_page(self, store: EventStore) -> None:
         await _put_results(store, [result_row("a")])

@@ -248,7 +248,7 @@ def _put_slice(project: _Project, part: Slice) -> None:
         old = kept.get((row.test_id, row.attempt))
         if old is not None:
             begin = old.begin if row.begin is None else row.begin
-            row = replace(row, begin=begin, end=old.end if row.end is None else row.end)
+            row = row._replace(begin=begin, end=old.end if row.end is None else row.end)
         kept[row.test_id, row.attempt] = row
 
 
