@@ -88,7 +88,9 @@ class Conversation:
         self._addressing = Addressing(principal.projects, self._orchestrator.new_id)
         self._is_open = True
         self._orchestrator.clients.add(self.id)
-        await self._note_presence(ev.CLIENT_CONNECT)
+        agent = self._handshake.headers.get("user-agent", "")
+        facts = self._presence_facts() | {"address": self._handshake.address, "agent": agent}
+        self._orchestrator.connected(self._addressing.home, facts, source=self._source)
 
     async def close(self) -> None:
         """Write `system/client/disconnect`, and leave the runs that this client takes part in. Works twice.
@@ -107,7 +109,9 @@ class Conversation:
                 await self._orchestrator.departed(project, run_id, participant=participant, source=self._source)
             except RefusedError as refused:
                 self._orchestrator.log.warning("departure_not_stored", run=run_id, error=refused.refusal.message)
-        await self._note_presence(ev.CLIENT_DISCONNECT)
+        await self._orchestrator.presence(
+            self._addressing.home, ev.CLIENT_DISCONNECT, self._presence_facts(), source=self._source
+        )
 
     # Events.
 
@@ -456,11 +460,8 @@ class Conversation:
         elif isinstance(said, Close):
             raise CloseConversation(said.code, said.reason)
 
-    async def _note_presence(self, kind: str) -> None:
-        facts = {"connection": self.id, "principal": self._principal.name, "transport": self._handshake.transport}
-        if kind == ev.CLIENT_CONNECT:
-            facts |= {"address": self._handshake.address, "agent": self._handshake.headers.get("user-agent", "")}
-        await self._orchestrator.presence(self._addressing.home, kind, facts, source=self._source)
+    def _presence_facts(self) -> dict[str, Any]:
+        return {"connection": self.id, "principal": self._principal.name, "transport": self._handshake.transport}
 
 
 def _page_of(request: Mapping[str, Any]) -> dict[str, Any]:

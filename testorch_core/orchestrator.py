@@ -18,7 +18,7 @@ from testorch_core.committer import Committer
 from testorch_core.config import ServerOptions
 from testorch_core.delivery import SAVE_CURSORS_SECONDS, ReporterFeed
 from testorch_core.errors import InvalidCursorError, StorageFailedError, Tally, refuse
-from testorch_core.events import RUNNING, RecordBatch, Source, WireEvent
+from testorch_core.events import CLIENT_CONNECT, RUNNING, RecordBatch, Source, WireEvent
 from testorch_core.gate import Gate
 from testorch_core.interfaces.reporter import Reporter
 from testorch_core.interfaces.storage import EventStore, Page, ResultFilter, RunFilter
@@ -206,6 +206,12 @@ class Orchestrator:
         """A stream of a run that is in memory, as of the last commit."""
         state = self._registry.get(project, run_id)
         return state.streams.get(stream_id) if state is not None else None
+
+    def connected(self, project: str, payload: Mapping[str, Any], *, source: Source) -> None:
+        """Have it written that a client came. Nobody waits for that: a full queue must not keep a client from asking."""
+        if self._is_running:
+            note = functools.partial(self.presence, project, CLIENT_CONNECT, payload, source=source)
+            self._nursery.start_soon(note)
 
     async def presence(self, project: str, kind: str, payload: Mapping[str, Any], *, source: Source) -> None:
         """Write that a client came or went. A store that can't keep it now loses only this note, which is logged."""

@@ -87,7 +87,7 @@ async def test_a_project_is_recovered_by_its_epoch_and_never_in_part(autojump_cl
 
 async def test_an_ended_subscription_says_nothing_more(autojump_clock: trio.testing.MockClock):
     async with running(MEMORY) as server, clients(server, 2) as [client, watcher]:
-        opened = await watcher.ask("subscribe", {})
+        opened = await watcher.ask("subscribe", {"runId": "r"})
         await watcher.ask("unsubscribe", {"subscriptionId": opened["subscriptionId"]})
         await client.ask("startTestRun", {"runId": "r"})
         await trio.sleep(10)
@@ -98,8 +98,8 @@ async def test_an_ended_subscription_says_nothing_more(autojump_clock: trio.test
 async def test_subscriptions_of_a_connection_are_bounded(autojump_clock: trio.testing.MockClock):
     async with running({**MEMORY, "server": {"max_subscriptions": 2}}) as server, clients(server) as [watcher]:
         for _ in range(2):
-            await watcher.ask("subscribe", {})
-        assert (await watcher.ask("subscribe", {}))["payload"]["code"] == "overloaded"
+            await watcher.ask("subscribe", {"runId": "r"})
+        assert (await watcher.ask("subscribe", {"runId": "r"}))["payload"]["code"] == "overloaded"
 
 
 @pytest.mark.parametrize("kept_bytes", [1, 8 * 1024 * 1024])

@@ -53,6 +53,9 @@ class SqlStore(EventStore):
     def _lock_heads(self, connection: Connection, names: Sequence[str]) -> None:
         """Keep everybody else from appending to these projects until the transaction ends."""
 
+    def _confirm_commit(self) -> None:
+        """Called after each commit, before anybody is told: raises `StorageFailedError` if it can't be trusted."""
+
     @property
     def epoch(self) -> str:
         return self._epoch
@@ -76,7 +79,9 @@ class SqlStore(EventStore):
 
         def work() -> Answer:
             with _translated(), _opened(self._writer).begin() as connection:
-                return change(connection)
+                answer = change(connection)
+            self._confirm_commit()
+            return answer
 
         async with self._write_lock:
             return await trio.to_thread.run_sync(work, limiter=self._write_thread)
@@ -93,7 +98,7 @@ class SqlStore(EventStore):
     async def _locked(self, names: Sequence[str]) -> AsyncIterator[LockedLog]:
         async with self._write_lock:
             run = partial(trio.to_thread.run_sync, limiter=self._write_thread)
-            log = _SqlLockedLog(run)
+            log = _SqlLockedLog(run, confirm=self._confirm_commit)
             try:
                 await run(
                     lambda: log.begin(_opened(self._writer), lambda connection: self._lock_heads(connection, names))
@@ -147,8 +152,9 @@ class SqlStore(EventStore):
 class _SqlLockedLog(LockedLog):
     """A transaction that holds the lock on some projects' heads."""
 
-    def __init__(self, run: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, run: Callable[[Callable[[], Any]], Any], *, confirm: Callable[[], None]) -> None:
         self._run = run
+        self._confirm = confirm
         self._connection: Connection | None = None
 
     def begin(self, engine: Engine, lock: Callable[[Connection], None]) -> None:
@@ -179,6 +185,7 @@ class _SqlLockedLog(LockedLog):
                     point.rollback()
                 raise
             connection.commit()
+            self._confirm()
 
         await self._run(lambda: self._query(change))
 

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import zstandard
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.exc import IntegrityError
 
-from testorch_core.errors import BehindError, DuplicatesError, KnownEvent
+from testorch_core.errors import BehindError, DuplicatesError, KnownEvent, StorageFailedError
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.storage import Commit, Cursor, Slice
 from testorch_core.results import ResultRow, RunRow
@@ -32,83 +31,85 @@ compressing a batch."""
 
 
 def append(connection: Connection, commit: Commit) -> None:
-    """Store a commit. Raises `BehindError` or `DuplicatesError`; the caller rolls back on any exception."""
-    plain: list[tuple[KnownEvent, int]] = []
-    for part in commit.slices:
-        project_id = _advance_head(connection, part)
-        run_ids = _put_runs(connection, project_id, part)
-        _put_batches(connection, project_id, part.batches, run_ids)
-        _put_results(connection, part.project, part.results, run_ids)
-        _put_streams(connection, project_id, part.streams, run_ids)
-        plain += [(one, run_ids[one.run_id]) for one in part.plain]
-    # Last, so that a commit with duplicates fails on nothing else first; it fails as a whole either way.
-    _put_plain(connection, plain)
-    put_cursors(connection, commit.cursors)
+    """Store a commit. Raises `BehindError`, `DuplicatesError` or `StorageFailedError`; the caller rolls back on any."""
+    cursor = connection.connection.cursor()
+    try:
+        _Writing(connection, cursor).append(commit)
+    except connection.dialect.loaded_dbapi.Error as failure:
+        raise StorageFailedError(f"{type(failure).__name__}: {failure}") from failure
+    finally:
+        cursor.close()
 
 
-def _advance_head(connection: Connection, part: Slice) -> int:
-    row = connection.execute(st.FIND_HEAD, {"project": part.project}).one_or_none()
-    if row is None:
-        if part.expected_head != 0:
-            raise BehindError(part.project, 0)
-        return int(connection.execute(st.ADD_PROJECT, {"name": part.project, "head": part.head}).scalar_one())
-    step = {"project_id": row.id, "expected": part.expected_head, "moved_to": part.head}
-    if connection.execute(st.MOVE_HEAD, step).rowcount != 1:
-        raise BehindError(part.project, row.head)
-    return int(row.id)
+class _Writing:
+    """One commit under way. Its statements go straight to the driver's cursor."""
+
+    def __init__(self, connection: Connection, cursor: Any) -> None:
+        self._connection = connection
+        self._cursor = cursor
+        self._statements = st.commit_statements(connection)
+
+    def append(self, commit: Commit) -> None:
+        plain: list[tuple[KnownEvent, int]] = []
+        cursor, statements = self._cursor, self._statements
+        for part in commit.slices:
+            project_id = self._advance_head(part)
+            run_ids = self._put_runs(project_id, part)
+            statements.add_batches.run(cursor, [_batch_row(project_id, one, run_ids) for one in part.batches])
+            statements.put_results.run(cursor, [_result_row(part.project, one, run_ids) for one in part.results])
+            statements.put_streams.run(cursor, [_stream_row(project_id, one, run_ids) for one in part.streams])
+            plain += [(one, run_ids[one.run_id]) for one in part.plain]
+        # Last, so that a commit with duplicates fails on nothing else first; it fails as a whole either way.
+        self._put_plain(plain)
+        statements.put_cursors.run(cursor, [(one.reporter, one.project, one.offset) for one in commit.cursors])
+
+    def _advance_head(self, part: Slice) -> int:
+        moved = self._statements.move_head.run(self._cursor, part.head, part.project, part.expected_head).fetchone()
+        if moved is not None:
+            return int(moved[0])
+        row = self._connection.execute(st.FIND_HEAD, {"project": part.project}).one_or_none()
+        if row is not None or part.expected_head != 0:
+            raise BehindError(part.project, row.head if row is not None else 0)
+        return int(self._statements.add_project.run(self._cursor, part.project, part.head).fetchone()[0])
+
+    def _put_runs(self, project_id: int, part: Slice) -> dict[str, int]:
+        """Store the run rows; returns the database's ids of all runs that the slice speaks of."""
+        found = {row.run_id: self._put_run(project_id, row) for row in part.runs}
+        spoken = {one.run_id for one in part.batches} | {one.run_id for one in part.results}
+        spoken |= {one.run_id for one in part.streams} | {one.run_id for one in part.plain}
+        missing = [run_id for run_id in spoken if run_id is not None and run_id not in found]
+        for some in _in_portions(missing):
+            rows = self._connection.execute(st.FIND_RUN_IDS, {"project_id": project_id, "run_ids": some})
+            found |= {row.run_id: row.id for row in rows}
+        return found
+
+    def _put_run(self, project_id: int, row: RunRow) -> int:
+        stored = self._statements.put_run.run(
+            self._cursor, project_id, row.run_id, row.key, row.status, row.started_at, row.ended_at, row.last_offset,
+            row.fold_version, row.document, row.summary,
+        )  # fmt: skip
+        return int(stored.fetchone()[0])
+
+    def _put_plain(self, plain: Sequence[tuple[KnownEvent, int]]) -> None:
+        """Store the ids of plain events. Raises `DuplicatesError` if any is stored already: then all is rolled back."""
+        if not plain:
+            return
+        rows = [(run, one.event_id, one.content_hash) for one, run in plain]
+        added = {(run, event_id) for run, event_id in self._statements.add_plain.run(self._cursor, rows)}
+        if len(added) == len(rows):
+            return
+        known = [(one, run) for one, run in plain if (run, one.event_id) not in added]
+        raise DuplicatesError(_known(self._connection, known))
 
 
-def _put_runs(connection: Connection, project_id: int, part: Slice) -> dict[str, int]:
-    """Store the run rows; returns the database's ids of all runs that the slice speaks of."""
-    found = {row.run_id: _put_run(connection, project_id, row) for row in part.runs}
-    spoken = {one.run_id for one in part.batches} | {one.run_id for one in part.results}
-    spoken |= {one.run_id for one in part.streams} | {one.run_id for one in part.plain}
-    missing = [run_id for run_id in spoken if run_id is not None and run_id not in found]
-    for some in _in_portions(missing):
-        rows = connection.execute(st.FIND_RUN_IDS, {"project_id": project_id, "run_ids": some})
-        found |= {row.run_id: row.id for row in rows}
-    return found
-
-
-def _put_run(connection: Connection, project_id: int, row: RunRow) -> int:
-    values = {
-        "project_id": project_id,
-        "run_id": row.run_id,
-        "key": row.key,
-        "status": row.status,
-        "started_at": row.started_at,
-        "ended_at": row.ended_at,
-        "last_offset": row.last_offset,
-        "fold_version": row.fold_version,
-        "document": row.document,
-        "summary": row.summary,
-    }
-    return int(connection.execute(st.upserts(connection).run, values).scalar_one())
-
-
-def _put_batches(
-    connection: Connection, project_id: int, given: Sequence[RecordBatch], run_ids: Mapping[str, int]
-) -> None:
-    if given:
-        connection.execute(st.ADD_BATCHES, [_batch_row(project_id, one, run_ids) for one in given])
-
-
-def _batch_row(project_id: int, batch: RecordBatch, run_ids: Mapping[str, int]) -> dict[str, Any]:
+def _batch_row(project_id: int, batch: RecordBatch, run_ids: Mapping[str, int]) -> st.Values:
     encoding, body = PLAIN_JSON, batch.body
     if len(body) >= _COMPRESS_FROM_BYTES:
         encoding, body = ZSTD, _compressor().compress(body)
-    return {
-        "project_id": project_id,
-        "last_offset": batch.last_offset,
-        "first_offset": batch.first_offset,
-        "run": None if batch.run_id is None else run_ids[batch.run_id],
-        "source": batch.source.encode(),
-        "received_at": batch.received_at,
-        "last_seq": batch.last_seq,
-        "count": batch.count,
-        "encoding": encoding,
-        "body": body,
-    }
+    run = None if batch.run_id is None else run_ids[batch.run_id]
+    source = batch.source.encode()
+    return (project_id, batch.last_offset, batch.first_offset, run, source, batch.received_at, batch.last_seq,
+            batch.count, encoding, body)  # fmt: skip
 
 
 def _compressor() -> zstandard.ZstdCompressor:
@@ -118,12 +119,7 @@ def _compressor() -> zstandard.ZstdCompressor:
     return one
 
 
-def _put_results(connection: Connection, project: str, rows: Sequence[ResultRow], run_ids: Mapping[str, int]) -> None:
-    if rows:
-        st.upserts(connection).result.execute(connection, [_result_row(project, row, run_ids) for row in rows])
-
-
-def _result_row(project: str, row: ResultRow, run_ids: Mapping[str, int]) -> tuple[Any, ...]:
+def _result_row(project: str, row: ResultRow, run_ids: Mapping[str, int]) -> st.Values:
     """In the order of `RESULT_COLUMNS`, which is that of the row's own fields but for the keys."""
     return run_ids[row.run_id], row.test_id, row.attempt, history_key(project, row.test_id), *row[3:]
 
@@ -134,42 +130,9 @@ def history_key(project: str, test_id: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _put_streams(
-    connection: Connection, project_id: int, rows: Sequence[StreamRow], run_ids: Mapping[str, int]
-) -> None:
-    if rows:
-        connection.execute(st.upserts(connection).stream, [_stream_row(project_id, row, run_ids) for row in rows])
-
-
-def _stream_row(project_id: int, row: StreamRow, run_ids: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "project_id": project_id,
-        "stream_id": row.stream_id,
-        "run": run_ids[row.run_id],
-        "acked_seq": row.acked_seq,
-        "accepted": row.accepted,
-        "refused": row.refused,
-        "duplicates": row.duplicates,
-        "digest": row.digest,
-        "state": row.state,
-    }
-
-
-def _put_plain(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) -> None:
-    """Remember the plain events of a commit, each with the database's id of its run. Raises `DuplicatesError`."""
-    if not plain:
-        return
-    rows = [{"run": run, "event_id": one.event_id, "content_hash": one.content_hash} for one, run in plain]
-    point = connection.begin_nested()
-    try:
-        connection.execute(st.ADD_PLAIN, rows)
-        point.commit()
-    except IntegrityError:
-        point.rollback()
-        known = _known(connection, plain)
-        if not known:  # something else was violated; without this, the core would try the same commit for ever
-            raise
-        raise DuplicatesError(known) from None
+def _stream_row(project_id: int, row: StreamRow, run_ids: Mapping[str, int]) -> st.Values:
+    return (project_id, row.stream_id, run_ids[row.run_id], row.acked_seq, row.accepted, row.refused, row.duplicates,
+            row.digest, row.state)  # fmt: skip
 
 
 def _known(connection: Connection, plain: Sequence[tuple[KnownEvent, int]]) -> list[KnownEvent]:
@@ -200,6 +163,4 @@ def delete_runs(connection: Connection, project: str, run_ids: Sequence[str]) ->
 
 def put_cursors(connection: Connection, given: Sequence[Cursor]) -> None:
     """Save cursors; none goes back."""
-    rows = [{"reporter": one.reporter, "project": one.project, "offset": one.offset} for one in given]
-    if rows:
-        connection.execute(st.upserts(connection).cursor, rows)
+    append(connection, Commit(slices=(), cursors=given))

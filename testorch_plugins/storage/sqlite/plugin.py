@@ -12,13 +12,14 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from testorch_core.errors import OpeningError
+from testorch_core.errors import OpeningError, StorageFailedError
 from testorch_core.interfaces.plugin import PluginContext
 from testorch_core.options import Options
 from testorch_plugins.storage.sql import schema
 from testorch_plugins.storage.sql.store import READERS, SqlStore
 from testorch_plugins.storage.sqlite.lock import FileLock
 from testorch_plugins.storage.sqlite.options import SqliteOptions
+from testorch_plugins.storage.sqlite.place import Place
 
 JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
 """What a WAL is cut back to once it has been checkpointed."""
@@ -38,6 +39,7 @@ class SqliteStore(SqlStore):
     def __init__(self, name: str, options: SqliteOptions) -> None:
         super().__init__(name, options)
         self._lock: FileLock | None = None
+        self._place: Place | None = None
 
     async def start(self, context: PluginContext) -> None:
         # Resolved, so that a second server finds the lock file whatever links it came by.
@@ -58,19 +60,41 @@ class SqliteStore(SqlStore):
             with self._readers.connect() as connection:
                 schema.require_current(connection, place=f"`{path}`")
                 self._epoch = schema.epoch(connection)
+                if not read_only:
+                    self._place = Place(path)  # while a connection is open, which keeps the WAL where it is
         except DBAPIError as failure:
             raise OpeningError(f"`{path}` can't be opened: {failure.orig}") from failure
 
     def _engine(self, path: Path, *, size: int, read_only: bool) -> Engine:
         def connect() -> sqlite3.Connection:
-            return _connect(path, busy_timeout_seconds=self.options.busy_timeout_seconds, read_only=read_only)
+            # Readers connect when they are first needed, which may be late: they must neither make a new file nor open
+            # another one.
+            self._require_place()
+            mode = "ro" if read_only else "rwc" if self._place is None else "rw"
+            connection = _connect(path, busy_timeout_seconds=self.options.busy_timeout_seconds, mode=mode)
+            try:
+                self._require_place()
+            except StorageFailedError:
+                connection.close()
+                raise
+            return connection
 
         engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=size, max_overflow=0)
         # Nothing else begins one: the driver commits by itself. The writer's is immediate, because a read transaction that
         # turns into a write ignores the busy timeout; a reader's makes the statements of one query see the same state.
         begin = "BEGIN IMMEDIATE" if size == 1 else "BEGIN"
+        if size == 1:
+            # Before anything is written: what goes into a lost file would be seen by this process's readers.
+            event.listen(engine, "begin", lambda connection: self._require_place())
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         return engine
+
+    def _confirm_commit(self) -> None:
+        self._require_place()  # once more: it may have been lost since the transaction began
+
+    def _require_place(self) -> None:
+        if self._place is not None:
+            self._place.require()
 
     def _lock_heads(self, connection: Connection, names: Sequence[str]) -> None:
         """Nothing more to do: `BEGIN IMMEDIATE` has locked the whole database for writing."""
@@ -84,7 +108,7 @@ class SqliteStore(SqlStore):
         for engine in (self._readers, self._writer):
             if engine is not None:
                 engine.dispose()
-        self._readers = self._writer = None
+        self._readers = self._writer = self._place = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -99,15 +123,14 @@ def _check_place(path: Path, *, read_only: bool) -> None:
         raise OpeningError(f"there is no database `{path}`; `testorch serve` makes one")
 
 
-def _connect(path: Path, *, busy_timeout_seconds: float, read_only: bool) -> sqlite3.Connection:
-    mode = "ro" if read_only else "rwc"
+def _connect(path: Path, *, busy_timeout_seconds: float, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
     )
     try:
         # The busy timeout first, so that it already holds for the change of the journal mode.
         connection.execute(f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}")
-        if not read_only:
+        if mode != "ro":
             _use_wal(connection, path)
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
