@@ -72,6 +72,8 @@ class Orchestrator:
         self.new_id = make_id
         self.refusals = Tally()
         self.clients: set[str] = set()
+        self.subscribers = 0
+        """Subscriptions that are open on this node."""
         self._store = store
         self._registry = RunRegistry(store, finished_kept=options.finished_runs_kept)
         self._reporters = reporters

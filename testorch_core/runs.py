@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -136,15 +136,13 @@ class RunHead:
     last_offset: int = 0
 
     def copy(self) -> RunHead:
-        """A head of its own, sharing only what is never changed in place."""
-        return replace(
-            self,
-            participants=dict(self.participants),
-            plans=dict(self.plans),
-            errors=dict(self.errors),
-            refused=dict(self.refused),
-            counts=dict(self.counts),
-        )
+        """A head of its own, sharing only what is never changed in place. Made for every run of every commit."""
+        other = RunHead.__new__(RunHead)
+        for name in RunHead.__slots__:
+            setattr(other, name, getattr(self, name))
+        for name in ("participants", "plans", "errors", "refused", "counts"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
 
     @property
     def is_over(self) -> bool:

@@ -49,7 +49,8 @@ class Session:
         self._reading = trio.CancelScope()
         self._waiting_since = math.inf
         self._verdict: tuple[int, str] | None = None
-        self._unanswered: deque[Queued] = deque()
+        self._unanswered: deque[Queued] | None = None
+        """What waits for its commit; none, and no task that waits with it, before the first event: observers send none."""
         self._queued = trio.Event()
         self._in_flight = 0
         self._answered = trio.Event()
@@ -85,7 +86,6 @@ class Session:
         """Read until the end; returns the close code. Events that are still waiting are answered first."""
         outcome = (CLOSE_DONE, "")
         async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._answer_events)
             if self._draining:
                 self._nursery.start_soon(self._wait_for_quiet)
             try:
@@ -120,11 +120,14 @@ class Session:
             self._reading.cancel()
 
     async def _wait_for_quiet(self) -> None:
-        """While draining: end the conversation once the client has said nothing for a moment."""
+        """While draining: end the conversation once the client has said nothing for a moment, or after half the time."""
+        # A stream at full speed never falls silent. The other half is for the commit of what it has sent by then.
+        latest = trio.current_time() + self._orchestrator.options.drain_seconds / 2
         while True:
             since = self._waiting_since
             await trio.sleep(QUIET_SECONDS)
-            if since < math.inf and since == self._waiting_since:
+            is_quiet = since < math.inf and since == self._waiting_since
+            if is_quiet or trio.current_time() >= latest:
                 self._end(CLOSE_RESTARTING, "the server is stopping")
                 return
 
@@ -175,6 +178,9 @@ class Session:
         queued, refusals = await self._conversation.record(
             events, kind=kind, size_bytes=size_bytes, suspicious=message.suspicious
         )
+        if self._unanswered is None:
+            self._unanswered = deque()
+            self._spawn(self._answer_events, self._unanswered)
         for submission in queued:
             self._unanswered.append(submission)
             self._in_flight += submission.weight
@@ -185,9 +191,8 @@ class Session:
         while self._in_flight > most or len(self._unanswered) > MAX_UNANSWERED:
             await self._answered.wait()
 
-    async def _answer_events(self) -> None:
+    async def _answer_events(self, waiting: deque[Queued]) -> None:
         """Tell the client what became of its events, in order, after each commit: refusals, then one `ack` a stream."""
-        waiting = self._unanswered
         while True:
             if not waiting:
                 self._queued = trio.Event()

@@ -19,6 +19,9 @@ from testorch_core.runs import RunStatus
 TAIL_BYTES: Final = 8 * 1024 * 1024
 """How much of a project's newest log is kept in memory for readers that keep up."""
 
+BATCH_OVERHEAD_BYTES: Final = 500
+"""What a batch takes in memory beside its body."""
+
 PAGE_EVENTS: Final = 1_000
 
 
@@ -41,10 +44,10 @@ class _Window:
 
     def add(self, batch: RecordBatch) -> None:
         self.batches.append(batch)
-        self.size += len(batch.body)
+        self.size += _size(batch)
         while self.size > TAIL_BYTES and len(self.batches) > 1:
             oldest = self.batches.popleft()
-            self.size -= len(oldest.body)
+            self.size -= _size(oldest)
             self.encoded.pop(oldest.first_offset, None)
 
     def newer_than(self, offset: int) -> Iterator[RecordBatch]:
@@ -124,6 +127,10 @@ class LogTail:
             if count >= PAGE_EVENTS:
                 break
         return page
+
+
+def _size(batch: RecordBatch) -> int:
+    return len(batch.body) + BATCH_OVERHEAD_BYTES
 
 
 def shown(batch: RecordBatch) -> list[tuple[int, str, bytes]]:

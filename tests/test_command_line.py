@@ -133,12 +133,14 @@ def test_a_port_in_use_is_said_with_what_to_do(tmp_path: Path):
 
 
 def test_a_database_in_use_names_the_process_that_has_it(server: ServerProcess):
+    """P8: a second server refuses with one clear line."""
     ended = run_testorch("serve", "--db", str(server.database), "--port", "0")
     assert ended.returncode == 1
     assert f"is in use by another testorch server (process {server.process.pid})" in ended.stderr
 
 
 def test_a_newer_schema_is_refused_with_one_line(server: ServerProcess):
+    """P8: a program that is too old refuses with one clear line."""
     server.stop()
     with sqlite3.connect(server.database) as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")

@@ -54,7 +54,7 @@ def store_of(kind: str) -> EventStore:
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_several_nodes_over_one_store_agree_on_one_log(kind: str, tmp_path: Path):
-    """Each node is behind whenever another was quicker; none loses or repeats an offset, and shards by key are one run."""
+    """P4: each node is behind whenever another was quicker; none loses or repeats an offset, and shards by key are one run."""
     async with opened(store_of(kind), tmp_path) as store, nodes(store, 3) as orchestrators:
 
         async def shard(number: int) -> None:
@@ -132,6 +132,7 @@ async def test_what_queued_up_during_a_commit_becomes_the_next_one(autojump_cloc
 
 
 async def test_a_store_that_fails_refuses_for_a_while_and_then_goes_on(autojump_clock: trio.testing.MockClock):
+    """P6: nothing is stored, everybody is told, and the next commit is the recovery."""
     async with counted() as (server, store), clients(server) as [client]:
         await client.ask("startTestRun", {"runId": "r"})
         store.failing = True
@@ -151,6 +152,7 @@ async def test_a_store_that_fails_refuses_for_a_while_and_then_goes_on(autojump_
 
 
 async def test_nothing_is_answered_before_its_commit_has_returned(autojump_clock: trio.testing.MockClock):
+    """P1: an answer waits for the store."""
     async with counted() as (server, store), clients(server) as [client]:
         before = trio.current_time()
         await client.ask("startTestRun", {})
@@ -159,6 +161,7 @@ async def test_nothing_is_answered_before_its_commit_has_returned(autojump_clock
 
 
 async def test_a_full_queue_makes_clients_wait_and_loses_nothing(autojump_clock: trio.testing.MockClock):
+    """P7: the queue has a size, and what is over it waits at the client."""
     tables = {**MEMORY, "server": {"max_queued_events": 10, "max_commit_events": 7}}
     async with running(tables) as server, clients(server) as [client]:
         run = await client.ask("startTestRun", {})
@@ -170,6 +173,7 @@ async def test_a_full_queue_makes_clients_wait_and_loses_nothing(autojump_clock:
 
 
 async def test_a_run_that_is_not_in_memory_is_folded_again_from_its_log(tmp_path: Path):
+    """P8: a restart finds the state that the log tells."""
     tables = {"storage": {"use": "sqlite", "path": "x.db"}}
     async with running(tables, tmp_path) as server, clients(server) as [client]:
         await client.ask("hello", {"streamId": "me"})
@@ -193,6 +197,7 @@ async def test_a_run_that_is_not_in_memory_is_folded_again_from_its_log(tmp_path
 
 
 async def test_participants_that_do_not_return_after_a_restart_are_lost(autojump_clock: trio.testing.MockClock):
+    """P8: runs that a dead server left open are not open for ever."""
     store = MemoryStore("kept", None)
     async with opened(store, Path()):
         async with nodes(store, 1) as [before]:

@@ -111,6 +111,7 @@ async def test_a_reporter_is_told_in_the_order_of_the_log(autojump_clock: trio.t
 
 
 async def test_a_reporter_of_events_sees_every_one(autojump_clock: trio.testing.MockClock):
+    """P4: no offset is left out."""
     reporter = Everything()
     async with open_store() as store, node(store, reporter) as orchestrator:
         await run_of_two(orchestrator, "r1")
@@ -139,6 +140,7 @@ async def test_a_new_reporter_starts_at_the_head_and_one_that_is_known_where_it_
 async def test_a_reporter_that_is_new_on_an_empty_store_misses_nothing_after_a_crash(
     autojump_clock: trio.testing.MockClock,
 ):
+    """P4: a cursor outlives its server."""
     class Stuck(Recorder):
         async def run_started(self, run: RunReader) -> None:
             await trio.sleep_forever()
@@ -190,6 +192,7 @@ async def test_what_will_never_succeed_is_counted_and_skipped(
 
 
 async def test_a_reporter_that_hangs_delays_nobody_else(autojump_clock: trio.testing.MockClock):
+    """P5: a reporter delays only itself."""
     class Hangs(Recorder):
         async def run_started(self, run: RunReader) -> None:
             await trio.sleep_forever()

@@ -245,6 +245,7 @@ def shape(state: RunState) -> Any:
 def test_any_interleaving_with_any_duplicates_reaches_the_same_state(
     streams: list[list[tuple[dict[str, Any], Source]]], chance: random.Random
 ):
+    """P2: what the log holds twice, the fold makes one."""
     one_after_the_other = folded(START, *[one for stream in streams for one in stream])
     waiting = [list(stream) for stream in streams if stream]
     mixed: list[Any] = []

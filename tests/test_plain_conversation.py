@@ -131,6 +131,7 @@ async def test_a_client_that_vanishes_has_a_grace_and_then_its_run_is_interrupte
 async def test_the_same_event_again_changes_nothing_and_other_content_is_a_conflict(
     autojump_clock: trio.testing.MockClock,
 ):
+    """P2: a plain event is known by its run and its id."""
     async with running(MEMORY) as server, clients(server) as [client]:
         run = await client.ask("startTestRun", {})
         for _ in range(3):
@@ -151,6 +152,7 @@ async def test_the_same_event_again_changes_nothing_and_other_content_is_a_confl
 
 
 async def test_one_bad_event_of_a_batch_is_refused_and_the_others_are_taken(autojump_clock: trio.testing.MockClock):
+    """P5: one bad event costs only itself."""
     good = {"id": "g", "type": "test/end", "timestamp": 1, "payload": {"testId": "t", "status": "passed"}}
     async with running(MEMORY) as server, clients(server) as [client]:
         run = await client.ask("startTestRun", {})
@@ -199,6 +201,7 @@ async def test_what_the_server_writes_itself_a_client_may_not(kind: str, autojum
 async def test_bad_input_gets_a_clear_error_and_the_connection_goes_on(
     raw: str | bytes, code: str, words: str, autojump_clock: trio.testing.MockClock
 ):
+    """P5: bad input costs its sender an answer."""
     async with running(SMALL) as server, clients(server) as [client]:
         client.connection.feed(raw)
         answer = await client.receive()

@@ -34,6 +34,7 @@ def send(client: Client, *seqs: int) -> None:
 
 
 async def test_a_stream_is_welcomed_acknowledged_and_receipted(autojump_clock: trio.testing.MockClock):
+    """P1: `welcome` names the durability; counts and digest prove the delivery."""
     async with running(MEMORY) as server, clients(server) as [client]:
         client.send("hello", {"streamId": "s", "client": {"name": "me", "version": "1"}}, id="h")
         welcome = await client.receive()
@@ -63,6 +64,7 @@ async def test_a_stream_is_welcomed_acknowledged_and_receipted(autojump_clock: t
 
 
 async def test_a_permanent_refusal_takes_its_seq_and_blocks_nothing(autojump_clock: trio.testing.MockClock):
+    """P5: one bad event costs only itself."""
     async with running(MEMORY) as server, clients(server) as [client]:
         await begin(client)
         bad = {"id": "bad", "type": "test/end", "timestamp": 1, "seq": 2, "payload": {"status": 7}}
@@ -82,6 +84,7 @@ async def test_a_permanent_refusal_takes_its_seq_and_blocks_nothing(autojump_clo
 
 
 async def test_a_gap_is_told_once_and_nothing_is_taken_until_it_is_filled(autojump_clock: trio.testing.MockClock):
+    """P3: what comes after a gap waits for what is missing."""
     async with running(MEMORY) as server, clients(server) as [client]:
         await begin(client)
         send(client, 1)
@@ -109,6 +112,7 @@ async def test_a_receipt_tells_whether_the_digests_agree(digest: str | None, aut
 
 
 async def test_what_comes_twice_is_counted_acknowledged_and_stored_once(autojump_clock: trio.testing.MockClock):
+    """P2: a `seq` that was taken is a duplicate."""
     async with running(MEMORY) as server, clients(server) as [client]:
         await begin(client)
         for seqs in ((1, 2), (1, 2), (2, 3)):
@@ -152,6 +156,7 @@ async def test_the_first_event_gives_a_stream_its_run(autojump_clock: trio.testi
 
 
 async def test_a_known_stream_must_be_resumed_and_goes_on_where_it_stood(autojump_clock: trio.testing.MockClock):
+    """P2: a process that counts from 1 again is not taken for one that has sent all that."""
     async with running(MEMORY) as server:
         async with clients(server) as [client]:
             await begin(client)
@@ -234,6 +239,7 @@ async def test_late_events_of_a_finished_run_are_counted_and_change_no_verdict(a
 
 
 async def test_a_newer_connection_takes_the_stream_and_the_older_one_is_told(autojump_clock: trio.testing.MockClock):
+    """P3: a stream has one connection at a time."""
     async with running(MEMORY) as server, clients(server, 2) as [old, new]:
         await begin(old)
         send(old, 1)
@@ -267,6 +273,7 @@ async def test_a_silent_stream_is_closed_and_lost_and_a_plain_client_may_be_sile
 async def test_a_temporary_refusal_stops_the_stream_until_it_is_sent_again(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ):
+    """P3, P6: nothing later is taken in the place of what could not be stored."""
     async def fail(commit: Any) -> None:
         raise StorageFailedError("the disk is full")
 
@@ -292,7 +299,7 @@ async def test_a_temporary_refusal_stops_the_stream_until_it_is_sent_again(
 async def test_what_was_queued_behind_a_failed_commit_is_not_taken(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ):
-    """The second message is in the queue already when the first one's commit fails: P3 would be broken if it were taken."""
+    """P3: the second message is in the queue already when the first one's commit fails; it must not be taken."""
     async with running({**MEMORY, "server": {"max_commit_events": 2}}) as server, clients(server) as [client]:
         await begin(client)
         real, failures = server.store.append, [StorageFailedError("once")]
@@ -315,6 +322,7 @@ async def test_what_was_queued_behind_a_failed_commit_is_not_taken(
 
 
 async def test_a_stream_survives_a_restart_with_its_counts_and_digest(tmp_path: Path):
+    """P1, P2, P8: a stream goes on after a restart, and its receipt covers both halves."""
     tables = {"storage": {"use": "sqlite", "path": "x.db"}, "security": {"events": {"use": "event_validation"}}}
     async with running(tables, tmp_path) as server, clients(server) as [client]:
         await begin(client)
@@ -354,6 +362,7 @@ async def test_two_streams_of_one_run_make_it_whole_together(autojump_clock: tri
 
 
 async def test_open_runs_and_tests_of_a_run_are_bounded(autojump_clock: trio.testing.MockClock):
+    """P7: what is over a bound is refused, and room is made again."""
     limits = {"max_open_runs": 1, "max_run_tests": 2}
     async with running({**MEMORY, "server": limits}) as server, clients(server, 3) as [client, other, plain]:
         await begin(client)

@@ -26,6 +26,7 @@ async def collect(client: Client, until: int) -> list[Any]:
 
 
 async def test_a_subscriber_of_a_run_gets_its_history_and_what_comes_live(autojump_clock: trio.testing.MockClock):
+    """P4: history and live events are one log."""
     async with running(MEMORY) as server, clients(server, 2) as [client, watcher]:
         await client.ask("startTestRun", {"runId": "r"})
         client.event("test/start", testId="a")
@@ -65,6 +66,7 @@ async def test_a_filter_hides_types_and_the_cursor_still_moves(autojump_clock: t
 
 
 async def test_a_project_is_recovered_by_its_epoch_and_never_in_part(autojump_clock: trio.testing.MockClock):
+    """P4: a cursor of another log is told from one of this."""
     async with running(MEMORY) as server, clients(server, 2) as [client, watcher]:
         await client.ask("startTestRun", {"runId": "r"})
         epoch, head = server.store.epoch, server.orchestrator.head_of("default")
@@ -96,6 +98,7 @@ async def test_an_ended_subscription_says_nothing_more(autojump_clock: trio.test
 
 
 async def test_subscriptions_of_a_connection_are_bounded(autojump_clock: trio.testing.MockClock):
+    """P7: one more is refused."""
     async with running({**MEMORY, "server": {"max_subscriptions": 2}}) as server, clients(server) as [watcher]:
         for _ in range(2):
             await watcher.ask("subscribe", {"runId": "r"})
@@ -106,7 +109,7 @@ async def test_subscriptions_of_a_connection_are_bounded(autojump_clock: trio.te
 async def test_a_slow_subscriber_lags_and_misses_nothing(
     kept_bytes: int, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ):
-    """With a tail of one byte every page comes from the store; with the ordinary one, most from memory."""
+    """P4: with a tail of one byte every page comes from the store; with the ordinary one, most from memory."""
     monkeypatch.setattr(tail, "TAIL_BYTES", kept_bytes)
     monkeypatch.setattr(tail, "PAGE_EVENTS", 7)
     async with running(MEMORY) as server, clients(server, 3) as [client, slow, quick]:
@@ -134,6 +137,7 @@ async def test_a_subscription_of_a_run_that_does_not_exist_yet_sees_its_first_ev
 
 
 async def test_over_a_socket_history_and_live_events_join_without_a_hole():
+    """P4: the same with a real socket."""
     async with (
         running({**MEMORY, **SOCKET}) as server,
         socket_client(server) as client,

@@ -98,6 +98,7 @@ DAMAGES: list[tuple[str | Callable[[sqlite3.Connection], None], str]] = [
 
 @pytest.mark.parametrize(("damage", "named"), DAMAGES, ids=[named for _, named in DAMAGES])
 async def test_every_kind_of_damage_is_named(damage: Any, named: str, tmp_path: Path):
+    """P2, P3: the harness bites: a repeated batch, a hole and a wrong count are found."""
     path = await make_a_store(tmp_path)
     database = sqlite3.connect(path)
     with database:

@@ -63,6 +63,7 @@ async def canary(server: Server) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("ending", ["closes", "resets"])
 async def test_a_hostile_packet_harms_nobody_else(hostile: bytes, ending: str):
+    """P5: the next client is answered."""
     async with running(SERVER) as server:
         for _ in range(3):
             stream = await raw(server)
@@ -85,6 +86,7 @@ async def test_the_subprotocol_is_chosen_when_it_is_offered_and_not_needed():
 
 
 async def test_a_large_message_is_refused_and_a_far_larger_one_closes_the_connection():
+    """P7: a message has a size."""
     tables = {**with_options(max_message_characters=4096), "server": {"max_message_bytes": 1024}}
     async with running(tables) as server, socket_client(server) as client:
         await client.send_message(json.dumps("x" * 2000))
@@ -99,6 +101,7 @@ async def test_a_large_message_is_refused_and_a_far_larger_one_closes_the_connec
 
 
 async def test_connections_over_the_limit_are_turned_away_and_room_is_made_again():
+    """P7: connections have a number."""
     async with running(with_options(max_connections=1)) as server:
         async with socket_client(server) as first:
             stream = await raw(server)

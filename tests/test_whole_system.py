@@ -55,12 +55,13 @@ def test_a_real_suite_agrees_with_pytests_own_report_in_every_count_and_outcome(
 
 
 def test_after_kill_9_everything_that_was_answered_is_there_and_the_run_goes_on(tmp_path: Path):
+    """P1, P8: three times killed in the middle of a run."""
     ended = _survive_kills(tmp_path, ["--port", "0"])
     _state_is_the_fold_of_the_log(tmp_path, ended)
 
 
 def test_a_store_that_answers_before_it_has_committed_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The harness above bites: the same with a store that keeps its last commits back for a while."""
+    """P1: the harness above bites: the same with a store that keeps its last commits back for a while."""
     site = tmp_path / "site"
     information = site / "late_store-1.0.dist-info"
     information.mkdir(parents=True)

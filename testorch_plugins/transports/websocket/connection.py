@@ -61,19 +61,14 @@ class WebSocketPeer(Connection):
         finally:
             await trio.aclose_forcefully(self._stream)
 
-    async def keep_alive(self) -> None:
-        """Ping a client that says nothing, and close the connection when it doesn't answer. Ends with the connection."""
-        missed = 0
-        while missed < self._options.missed_pings:
-            heard = self.heard_at
-            await trio.sleep(self._options.ping_seconds)
-            if self.heard_at != heard:
-                missed = 0
-                continue
+    async def prove_alive(self, heard_at: float) -> None:
+        """Ping a client of which nothing was heard since `heard_at`, and close the connection when it doesn't answer."""
+        for _ in range(self._options.missed_pings):
             try:
-                with trio.move_on_after(self._options.ping_seconds) as bound:
+                with trio.move_on_after(self._options.ping_seconds):
                     await self._socket.ping()
             except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
                 return
-            missed = missed + 1 if bound.cancelled_caught else 0
+            if self.heard_at != heard_at:
+                return
         await trio.aclose_forcefully(self._stream)

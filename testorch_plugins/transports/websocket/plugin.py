@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from functools import partial
 from typing import Any, ClassVar
 
@@ -43,6 +44,9 @@ class WebSocketTransport(Transport):
         self._listeners: list[trio.SocketListener] = []
         self._addresses: tuple[str, ...] = ()
         self._open = 0
+        self._peers: set[WebSocketPeer] = set()
+        self._watched: deque[tuple[float, WebSocketPeer, float]] = deque()
+        self._watching = trio.Event()
         self._log: Any = None
 
     @property
@@ -58,6 +62,7 @@ class WebSocketTransport(Transport):
         self._addresses = tuple(_url(listener.socket.getsockname()) for listener in self._listeners)
         for listener in self._listeners:
             context.spawn(partial(self._accept, listener, context), name="accept")
+        context.spawn(partial(self._keep_alive, context), name="keep alive")
 
     async def stop_accepting(self) -> None:
         for listener in self._listeners:
@@ -121,8 +126,37 @@ class WebSocketTransport(Transport):
             self._log.info("connection_refused", reason="handshake took too long")
             return
         peer = WebSocketPeer(socket, heard, handshake, self.options)
-        nursery.start_soon(peer.keep_alive)
-        await self.serve(peer)
+        self._watch(peer)
+        self._peers.add(peer)
+        try:
+            await self.serve(peer)
+        finally:
+            self._peers.discard(peer)
+
+    def _watch(self, peer: WebSocketPeer) -> None:
+        self._watched.append((trio.current_time() + self.options.ping_seconds, peer, peer.heard_at))
+        self._watching.set()
+
+    async def _keep_alive(self, context: PluginContext) -> None:
+        """One task for all connections: ping those of which nothing was heard for `ping_seconds`.
+
+        All wait equally long, so the queue is in the order of its times.
+        """
+        while True:
+            if not self._watched:
+                self._watching = trio.Event()
+                await self._watching.wait()
+            due, peer, heard_at = self._watched.popleft()
+            await trio.sleep_until(due)
+            if peer in self._peers and peer.heard_at == heard_at:
+                context.spawn(partial(self._prove_alive, peer, heard_at), name="ping")
+            elif peer in self._peers:
+                self._watch(peer)
+
+    async def _prove_alive(self, peer: WebSocketPeer, heard_at: float) -> None:
+        await peer.prove_alive(heard_at)
+        if peer in self._peers:
+            self._watch(peer)
 
 
 def _handshake(request: WebSocketRequest, address: str) -> Handshake:
