@@ -101,10 +101,7 @@ class Orchestrator:
             cursors=lambda: [cursor for feed in self._feeds for cursor in feed.unsaved()],
             log=self.log,
         )
-        try:
-            await self._run(task_status)
-        finally:
-            self._is_running = False
+        await self._run(task_status)
 
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as self._nursery:
@@ -122,8 +119,16 @@ class Orchestrator:
             )
             self._nursery.start_soon(self._save_cursors)
             self._is_running = True
+            self._nursery.start_soon(self._notice_the_end)
             await self._expect_returns()
             task_status.started()
+
+    async def _notice_the_end(self) -> None:
+        """From the moment of cancellation nothing is asked of tasks that have ended: they would never answer."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._is_running = False
 
     async def drain(self, seconds: float) -> None:
         """Commit what has been queued and let the reporters catch up, for at most `seconds`; then save the cursors."""

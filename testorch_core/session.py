@@ -85,18 +85,20 @@ class Session:
     async def _converse(self) -> tuple[int, str]:
         """Read until the end; returns the close code. Events that are still waiting are answered first."""
         outcome = (CLOSE_DONE, "")
-        async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             if self._draining:
-                self._nursery.start_soon(self._wait_for_quiet)
+                nursery.start_soon(self._wait_for_quiet)
             try:
                 outcome = await self._read_all()
             except CloseConversation as order:
                 outcome = (order.close_code, order.reason)
             except ConnectionClosedError:
                 pass
+            finally:
+                self._nursery = None  # it takes nothing new: no order to drain, and no word of another connection
             await self._settle()
-            self._nursery.cancel_scope.cancel()
-        self._nursery = None
+            nursery.cancel_scope.cancel()
         return outcome
 
     async def _read_all(self) -> tuple[int, str]:
@@ -270,7 +272,8 @@ class Session:
                 await self._refuse(refusal)
             self._end(CLOSE_STREAM_TAKEN, "the stream was resumed on another connection")
 
-        self._spawn(tell)
+        if self._nursery is not None:  # else it is at its end already
+            self._spawn(tell)
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
         assert self._nursery is not None, "the conversation has begun"

@@ -126,7 +126,7 @@ async def test_the_command_says_what_differs_and_exits_with_one(tmp_path: Path):
     path = await make_a_store(tmp_path)
     clean = run_testorch("verify", "--db", str(path))
     assert (clean.returncode, clean.stderr) == (0, "")
-    assert "run r: 11 events, 2 tests, 1 streams, 1 receipts: clean" in clean.stdout
+    assert "run r: 11 events, 2 tests, 1 stream, 1 receipt: clean" in clean.stdout
     database = sqlite3.connect(path)
     with database:
         database.execute("UPDATE results SET ok = NOT ok WHERE test_id = 't2' AND attempt = 1")

@@ -51,10 +51,20 @@ async def _verdicts(store: EventStore, run: str | None, project: str | None) -> 
 
 def _print(verdict: Verdict) -> None:
     place = f"project {visible(verdict.project)}" if verdict.run_id is None else f"run {visible(verdict.run_id)}"
-    facts = f"{verdict.events} events"
-    if verdict.run_id is not None:
-        facts += f", {verdict.tests} tests, {verdict.streams} streams, {verdict.receipts} receipts"
-    words = "clean" if verdict.is_clean else f"{len(verdict.differences)} differences"
+    facts = ", ".join(_counted(verdict))
+    words = "clean" if verdict.is_clean else _many(len(verdict.differences), "difference")
     click.echo(f"{place}: {facts}: {words}")
     for one in verdict.differences:
         click.echo(f"  {visible(one)}")
+
+
+def _counted(verdict: Verdict) -> list[str]:
+    words = [_many(verdict.events, "event")]
+    if verdict.run_id is not None:
+        counts = ((verdict.tests, "test"), (verdict.streams, "stream"), (verdict.receipts, "receipt"))
+        words += [_many(count, word) for count, word in counts]
+    return words
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}" + ("" if count == 1 else "s")

@@ -85,7 +85,7 @@ class ManyRows:
     """An INSERT of thousands of rows, many of them a statement: each statement of sqlite3 hands Python's interpreter lock
     away and takes it back, so that fewer of them wait less."""
 
-    ROWS_AT_ONCE = (64, 16, 4, 1)
+    ROWS_AT_ONCE = (256, 64, 16, 4, 1)
 
     def __init__(self, statement: Any, dialect: Any, columns: Sequence[str]) -> None:
         one = DriverText(statement, dialect, columns)

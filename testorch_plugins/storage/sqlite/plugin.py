@@ -28,6 +28,13 @@ PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", f"journa
 """Set on every connection, after the busy timeout and the journal mode."""
 
 
+WRITER_CACHE_KIB = 16 * 1024
+"""What the writing connection keeps of the database in memory: the pages that results with mixed names land on."""
+
+LEAST_VERSION = (3, 35, 0)
+"""The first SQLite with RETURNING."""
+
+
 class SqliteStore(SqlStore):
     """Keeps everything in one SQLite file. What `append` has returned outlives a power cut."""
 
@@ -47,6 +54,11 @@ class SqliteStore(SqlStore):
         await trio.to_thread.run_sync(lambda: self._open(path, read_only=context.read_only), limiter=self._write_thread)
 
     def _open(self, path: Path, *, read_only: bool) -> None:
+        if sqlite3.sqlite_version_info < LEAST_VERSION:
+            least = ".".join(map(str, LEAST_VERSION))
+            raise OpeningError(
+                f"SQLite {sqlite3.sqlite_version} is too old; Python's `sqlite3` must have {least} or newer"
+            )
         _check_place(path, read_only=read_only)
         if not read_only:
             self._lock = FileLock(path.with_name(path.name + ".lock"))
@@ -72,6 +84,8 @@ class SqliteStore(SqlStore):
             self._require_place()
             mode = "ro" if read_only else "rwc" if self._place is None else "rw"
             connection = _connect(path, busy_timeout_seconds=self.options.busy_timeout_seconds, mode=mode)
+            if size == 1:
+                connection.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KIB}")
             try:
                 self._require_place()
             except StorageFailedError:
