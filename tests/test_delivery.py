@@ -141,6 +141,7 @@ async def test_a_reporter_that_is_new_on_an_empty_store_misses_nothing_after_a_c
     autojump_clock: trio.testing.MockClock,
 ):
     """P4: a cursor outlives its server."""
+
     class Stuck(Recorder):
         async def run_started(self, run: RunReader) -> None:
             await trio.sleep_forever()
@@ -193,6 +194,7 @@ async def test_what_will_never_succeed_is_counted_and_skipped(
 
 async def test_a_reporter_that_hangs_delays_nobody_else(autojump_clock: trio.testing.MockClock):
     """P5: a reporter delays only itself."""
+
     class Hangs(Recorder):
         async def run_started(self, run: RunReader) -> None:
             await trio.sleep_forever()

@@ -104,6 +104,7 @@ async def test_a_background_task_that_fails_is_attributed_to_its_plugin(
 
 async def test_a_reporters_failure_ends_only_the_reporter(log: Any, autojump_clock: trio.testing.MockClock):
     """P5: the rest of the server goes on."""
+
     async def start(context: PluginContext) -> None:
         context.spawn(raising, name="posting")
 

@@ -274,6 +274,7 @@ async def test_a_temporary_refusal_stops_the_stream_until_it_is_sent_again(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ):
     """P3, P6: nothing later is taken in the place of what could not be stored."""
+
     async def fail(commit: Any) -> None:
         raise StorageFailedError("the disk is full")
 

@@ -15,6 +15,8 @@ from marshmallow import Schema, fields, validate
 
 OUR_DISTRIBUTION: Final = "testorch"
 NO_DEFAULT: Final = "required"
+SESSION_ANSWERS: Final = {"subscribe": "subscribed", "unsubscribe": "unsubscribed"}
+"""Answers that the session gives itself, beside the router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +201,8 @@ def event_schema(kind: str) -> Schema | None:
 def requests() -> dict[str, tuple[str | None, Schema]]:
     """Every message that a client may send beside `event`: the type of its answer, and the schema of its payload."""
     router, protocol = import_module("testorch_core.router"), import_module("testorch_core.protocol")
-    unanswered = {kind: None for kind in protocol.SCHEMAS if kind in router.EVENT_TYPES}
-    answered = {kind: answer for kind, (answer, _) in router.REQUESTS.items()}
-    return {kind: (answer, protocol.SCHEMAS[kind]) for kind, answer in (unanswered | answered).items()}
+    answers = {kind: answer for kind, (answer, _) in router.REQUESTS.items()} | SESSION_ANSWERS
+    return {kind: (answers.get(kind), schema) for kind, schema in protocol.SCHEMAS.items()}
 
 
 def command_pages(group: click.Group, program: str = "testorch") -> list[CommandPage]:

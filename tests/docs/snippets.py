@@ -161,7 +161,7 @@ def commands_of(text: str) -> list[tuple[str, str]]:
 
 _VARYING = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
-    (re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{24}|[0-9a-f]{8}(?=…))\b"), "<id>"),
+    (re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{24}|[0-9a-f]{12}|[0-9a-f]{8}(?=…))\b"), "<id>"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d"), "<time>"),
     (re.compile(r"\b\d+\.\d+s\b"), "<duration>"),
     (re.compile(r"(?<=127\.0\.0\.1:)\d+"), "<port>"),

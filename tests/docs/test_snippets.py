@@ -86,6 +86,7 @@ def test_a_comment_that_is_no_marker_is_an_error_with_its_place(words: str):
         ("listens on ws://127.0.0.1:40123 (x)\n", "listens on ws://127.0.0.1:8765 (x)\n"),
         ("run 5e884555… took 0.21s, testorch 0.1.0\n", "run 01234567… took 12.00s, testorch 1.2\n"),
         (f"{'a1' * 12}   2026-11-22 15:04:39 x\n", f"{'0b' * 16}  2000-01-01 00:00:00  x"),
+        ("stream 4e1a537d5f16: ended\n", "stream 0123456789ab: ended\n"),
         ("a\nb\nc\nd\n", "a\n…\nd\n"),
         ("a\nd\n", "a\n…\nd\n"),
         ("one two three\n", "one … three"),
