@@ -33,6 +33,10 @@ FindStream = Callable[[str, str], Awaitable[StreamRow | None]]
 class StreamHolder(Protocol):
     """A conversation that holds a stream."""
 
+    @property
+    def principal_name(self) -> str:
+        """Who is on it."""
+
     def displaced(self, refusal: Refusal) -> None:
         """Another connection has resumed the stream: say so, and close."""
 
@@ -41,15 +45,27 @@ class Attendance:
     """The presence of all participants on this node."""
 
     def __init__(
-        self, options: ServerOptions, *, find_stream: FindStream, decide: Decide, nursery: trio.Nursery
+        self,
+        options: ServerOptions,
+        *,
+        find_stream: FindStream,
+        opener_of: Callable[[str, str, str], Awaitable[str | None]],
+        decide: Decide,
+        nursery: trio.Nursery,
     ) -> None:
         self._options = options
         self._find_stream = find_stream
+        self._opener_of = opener_of
         self._decide = decide
         self._nursery = nursery
         self._present: dict[Participant, str] = {}
         self._absences: dict[Participant, object] = {}
         self._holders: dict[tuple[str, str], StreamHolder] = {}
+        self._is_open = True
+
+    def close(self) -> None:
+        """The server is ending: no verdict is tried again. Who is missing then is found so after the next start."""
+        self._is_open = False
 
     # Participants.
 
@@ -118,7 +134,8 @@ class Attendance:
         try:
             await self._decide(decide, project, run_id, **facts)
         except RefusedError:
-            self._nursery.start_soon(self._try_later, functools.partial(self._insist, decide, address, **facts))
+            if self._is_open:
+                self._nursery.start_soon(self._try_later, functools.partial(self._insist, decide, address, **facts))
 
     async def _try_later(self, again: Callable[[], Awaitable[None]]) -> None:
         await trio.sleep(RETRY_SECONDS)
@@ -131,10 +148,11 @@ class Attendance:
     ) -> str | None:
         """Take a stream for a connection; returns the run that it belongs to, if it has one already.
 
-        Raises `RefusedError` (`stream_conflict`) for a stream that is known and not resumed, or of another run. A live
-        connection that holds the stream is told, and loses it.
+        Raises `RefusedError` (`stream_conflict`) for a stream that is known and not resumed, of another run, or opened by
+        somebody else. A live connection that holds the stream is told, and loses it.
         """
         row = await self._find_stream(project, stream_id)
+        opener = await self._opener_of(project, row.run_id, stream_id) if row is not None else None
         other = self._holders.get((project, stream_id))
         if (row is not None or other is not None) and not resume:
             words = f"stream `{stream_id}` is known already; resume it, or choose another id for another process"
@@ -142,6 +160,9 @@ class Attendance:
         if row is not None and run_id is not None and row.run_id != run_id:
             words = f"stream `{stream_id}` belongs to run `{row.run_id}`, not to `{run_id}`; a stream has one run"
             raise refuse("stream_conflict", words)
+        opener = other.principal_name if other is not None else opener
+        if opener not in (None, holder.principal_name):
+            raise refuse("stream_conflict", f"stream `{stream_id}` was opened by somebody else; choose another id")
         if other is not None and other is not holder:
             words = f"stream `{stream_id}` was resumed on another connection, which holds it now"
             other.displaced(Refusal("stream_conflict", words))

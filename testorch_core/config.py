@@ -61,6 +61,8 @@ class ServerOptions(Options):
         default=10_000,
         help="events of one connection that may wait for their commit before it is read no further",
     )
+    max_projects: int = option(_count(), default=1_000, help="projects; the first event of one more is `overloaded`")
+    max_participants: int = option(_count(), default=10_000, help="participants of one run; more are `too_large`")
     max_open_runs: int = option(_count(), default=2_000, help="runs that may be open at once; more are `overloaded`")
     max_run_tests: int = option(_count(), default=1_000_000, help="tests of one run; more are refused as `too_large`")
     max_subscriptions: int = option(_count(), default=100, help="subscriptions of one connection")

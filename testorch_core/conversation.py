@@ -62,6 +62,7 @@ class Conversation:
         self._handshake = handshake
         self._vetting = Vetting(orchestrator.gate, host=host)
         self._principal: Principal
+        self._greeted: trio.Event
         self._source = Source(self.id)
         self._addressing = Addressing(None, orchestrator.new_id)
         self._touched: dict[tuple[str, str], str] = {}
@@ -90,7 +91,7 @@ class Conversation:
         self._orchestrator.clients.add(self.id)
         agent = self._handshake.headers.get("user-agent", "")
         facts = self._presence_facts() | {"address": self._handshake.address, "agent": agent}
-        self._orchestrator.connected(self._addressing.home, facts, source=self._source)
+        self._greeted = self._orchestrator.connected(self._addressing.home, facts, source=self._source)
 
     async def close(self) -> None:
         """Write `system/client/disconnect`, and leave the runs that this client takes part in. Works twice.
@@ -109,6 +110,7 @@ class Conversation:
                 await self._orchestrator.departed(project, run_id, participant=participant, source=self._source)
             except RefusedError as refused:
                 self._orchestrator.log.warning("departure_not_stored", run=run_id, error=refused.refusal.message)
+        await self._greeted.wait()
         await self._orchestrator.presence(
             self._addressing.home, ev.CLIENT_DISCONNECT, self._presence_facts(), source=self._source
         )
@@ -140,7 +142,7 @@ class Conversation:
                 refusals.append(refused.refusal)
                 address = self._addressing.address_of_refused(event)
                 if address is not None:
-                    parts.setdefault(address, _Part()).refused.append(RefusedEvent.of(event, refused.refusal))
+                    parts.setdefault(address, _Part()).refused.append(self._refused(event, refused.refusal))
         queued: list[Submission | StreamSubmission] = []
         for address, part in parts.items():
             queued.append(await self._submit(*address, part, size_bytes=size_bytes // len(parts)))
@@ -271,10 +273,14 @@ class Conversation:
         for seq, event in enumerate(found.taken, found.first_seq):
             refusal = message_refusal or refusal_of(event, suspicious=suspicious) or _other_run(event, intake)
             if refusal is not None:
-                append(RefusedEvent.of(event, replace(refusal, seq=seq)))
+                append(self._refused(event, replace(refusal, seq=seq)))
             else:
                 append(amend(event) if amends else event)
         return entries
+
+    def _refused(self, event: Any, refusal: Refusal) -> RefusedEvent:
+        """What is kept of a refused event: what policies leave of it, as of any other."""
+        return RefusedEvent.of(event, refusal, shown=self._vetting.shown(event))
 
     def stream_state(self) -> StreamState | None:
         """This connection's stream as of the last commit."""
@@ -292,6 +298,11 @@ class Conversation:
         return await self._orchestrator.end_stream(
             self.intake.project, self.intake.run_id, request, participant=self._participant, source=self._source
         )
+
+    @property
+    def principal_name(self) -> str:
+        """Who is on this connection."""
+        return self._principal.name
 
     def displaced(self, refusal: Refusal) -> None:
         """Another connection has resumed this one's stream."""

@@ -215,6 +215,7 @@ class Draft:
             others = {one.number: one for one in (*self.earlier_attempts(test_id), last, attempt)}
             newest = others.pop(max(others))
             self._earlier[test_id] = tuple(others[number] for number in sorted(others))
+            self.head.most_attempts = max(self.head.most_attempts, len(others) + 1)
             self._touch(test_id, last.number)
         self._attempts[test_id] = newest
         if newest.status is not None:

@@ -95,7 +95,8 @@ class Submission(Item):
             )  # fmt: skip
             if refusal is not None:
                 self.refusals.append(refusal)
-                transaction.note_refused(draft, RefusedEvent.of(wire, refusal), source=self.source)
+                refused_event = RefusedEvent.of(wire, refusal, shown=wire)
+                transaction.note_refused(draft, refused_event, source=self.source)
         for one in self._refused:
             transaction.note_refused(draft, one, source=self.source)
 
@@ -147,10 +148,10 @@ class StreamSubmission(Item):
         assert self.source.stream is not None, "a stream's events have it as their source"
         try:
             draft = transaction.draft(self.project, self.run_id) or self._open(transaction)
+            lifecycle.open_stream(transaction, draft, source=self.source)
         except RefusedError as refused:
             self.failure = replace(refused.refusal, seq=self.first_seq)
             return
-        lifecycle.open_stream(transaction, draft, source=self.source)
         stream = draft.stream(self.source.stream)
         assert stream is not None, "it has just been opened"
         self.acked_seq = stream.acked_seq
@@ -161,28 +162,30 @@ class StreamSubmission(Item):
             self.acked_seq = self.first_seq + len(self.entries) - 1
 
     def _take(self, transaction: Transaction, draft: Draft, entries: Sequence[WireEvent | RefusedEvent]) -> None:
+        is_roomy = transaction.is_roomy(draft, len(entries))
         good: list[WireEvent] = []
         for entry in entries:
-            refused = entry if isinstance(entry, RefusedEvent) else self._without_room(transaction, draft, entry, good)
-            if refused is None:
-                good.append(entry)  # type: ignore[arg-type] # the line above leaves events only
-                continue
-            self._record(transaction, draft, good)
-            good = []
-            self.refusals.append(refused.refusal)
-            transaction.note_refused(draft, refused, source=self.source)
+            if isinstance(entry, RefusedEvent):
+                self._record(transaction, draft, good)
+                self._refuse(transaction, draft, entry)
+                good = []
+            elif is_roomy:
+                good.append(entry)
+            else:  # one by one, because each changes how much room is left
+                refusal = transaction.one_too_many(draft, entry)
+                if refusal is None:
+                    self._record(transaction, draft, [entry])
+                else:
+                    self._refuse(transaction, draft, RefusedEvent.of(entry, refusal, shown=entry))
         self._record(transaction, draft, good)
 
     def _record(self, transaction: Transaction, draft: Draft, good: Sequence[WireEvent]) -> None:
         if good:
             transaction.record_stream(draft, good, received_at=self._received_at, source=self.source)
 
-    def _without_room(
-        self, transaction: Transaction, draft: Draft, wire: WireEvent, waiting: Sequence[WireEvent]
-    ) -> RefusedEvent | None:
-        if transaction.has_room(draft, wire, events=len(waiting) + 1):
-            return None
-        return RefusedEvent.of(wire, transaction.too_many_tests(wire["id"], wire["seq"]))
+    def _refuse(self, transaction: Transaction, draft: Draft, refused: RefusedEvent) -> None:
+        self.refusals.append(refused.refusal)
+        transaction.note_refused(draft, refused, source=self.source)
 
     def _open(self, transaction: Transaction) -> Draft:
         payload = {"participant": self.source.stream}

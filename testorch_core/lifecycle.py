@@ -25,6 +25,8 @@ class Ledger(Protocol):
 
     def new_run_id(self) -> str: ...
 
+    def require_room_for(self, draft: Draft, participant: str) -> None: ...
+
 
 def start(
     ledger: Ledger,
@@ -57,6 +59,7 @@ def start(
         new_id = run_id or ledger.new_run_id()
         running = ledger.open(project, new_id, {**facts, "participant": participant}, source=source)
     elif running.head.participants.get(participant) != ACTIVE:
+        ledger.require_room_for(running, participant)
         joined = {"participant": participant, "metadata": request.get("metadata", {})}
         ledger.note(running, ev.RUN_JOIN, joined, source=source)
     if source.stream is not None:
@@ -67,6 +70,7 @@ def start(
 def open_stream(ledger: Ledger, draft: Draft, *, source: Source) -> None:
     """Make the source's stream one of the run's, unless it is already."""
     if source.stream is not None and draft.stream(source.stream) is None:
+        ledger.require_room_for(draft, source.stream)
         ledger.note(draft, ev.STREAM_OPEN, {"stream": source.stream}, source=source)
 
 

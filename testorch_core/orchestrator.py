@@ -18,7 +18,7 @@ from testorch_core.committer import Committer
 from testorch_core.config import ServerOptions
 from testorch_core.delivery import SAVE_CURSORS_SECONDS, ReporterFeed
 from testorch_core.errors import InvalidCursorError, StorageFailedError, Tally, refuse
-from testorch_core.events import CLIENT_CONNECT, RUNNING, RecordBatch, Source, WireEvent
+from testorch_core.events import CLIENT_CONNECT, DEFAULT_PROJECT, RUNNING, RecordBatch, Source, WireEvent
 from testorch_core.gate import Gate
 from testorch_core.interfaces.reporter import Reporter
 from testorch_core.interfaces.storage import EventStore, Page, ResultFilter, RunFilter
@@ -94,7 +94,12 @@ class Orchestrator:
             max_queued_events=self.options.max_queued_events,
             max_queued_bytes=self.options.max_queued_bytes,
             max_commit_events=self.options.max_commit_events,
-            bounds=Bounds(max_open_runs=self.options.max_open_runs, max_run_tests=self.options.max_run_tests),
+            bounds=Bounds(
+                max_projects=self.options.max_projects,
+                max_open_runs=self.options.max_open_runs,
+                max_participants=self.options.max_participants,
+                max_run_tests=self.options.max_run_tests,
+            ),
             clock_ms=self.clock_ms,
             new_id=self.new_id,
             publish=self._publish,
@@ -114,6 +119,7 @@ class Orchestrator:
             self.attendance = Attendance(
                 self.options,
                 find_stream=functools.partial(_answered, self._store.stream),
+                opener_of=self._opener_of,
                 decide=self.decide,
                 nursery=self._nursery,
             )
@@ -129,6 +135,7 @@ class Orchestrator:
             await trio.sleep_forever()
         finally:
             self._is_running = False
+            self.attendance.close()
 
     async def drain(self, seconds: float) -> None:
         """Commit what has been queued and let the reporters catch up, for at most `seconds`; then save the cursors."""
@@ -180,6 +187,12 @@ class Orchestrator:
         await self.decide(lifecycle.cancel, project, run_id, source=source, reason=reason)
         return self.status(project, run_id)
 
+    async def _opener_of(self, project: str, run_id: str, stream_id: str) -> str | None:
+        """The principal that opened a stream, as the log tells."""
+        await self._load(project, run_id)
+        stream = self.stream(project, run_id, stream_id)
+        return stream.principal if stream is not None else None
+
     async def resume_stream(self, project: str, run_id: str, *, source: Source) -> int:
         """A stream has come back: heal what it left open. Returns the `seq` up to which it is committed."""
         participant = source.stream or source.connection
@@ -214,17 +227,32 @@ class Orchestrator:
         state = self._registry.get(project, run_id)
         return state.streams.get(stream_id) if state is not None else None
 
-    def connected(self, project: str, payload: Mapping[str, Any], *, source: Source) -> None:
-        """Have it written that a client came. Nobody waits for that: a full queue must not keep a client from asking."""
+    def connected(self, project: str, payload: Mapping[str, Any], *, source: Source) -> trio.Event:
+        """Have it written that a client came. Nobody waits for that: a full queue must not keep a client from asking.
+
+        Returns an event that is set once it is written.
+        """
+        written = trio.Event()
+
+        async def note() -> None:
+            await self.presence(project, CLIENT_CONNECT, payload, source=source)
+            written.set()
+
         if self._is_running:
-            note = functools.partial(self.presence, project, CLIENT_CONNECT, payload, source=source)
             self._nursery.start_soon(note)
+        else:
+            written.set()
+        return written
 
     async def presence(self, project: str, kind: str, payload: Mapping[str, Any], *, source: Source) -> None:
-        """Write that a client came or went. A store that can't keep it now loses only this note, which is logged."""
+        """Write that a client came or went, in a project that has a log already, else in the default one.
+
+        A store that can't keep it now loses only this note, which is logged.
+        """
         if not self._is_running:
             return  # a session that outlived the drain; its client is found missing after the next start
-        item: Item = Decision(project, lambda ledger: ledger.note_presence(project, kind, payload, source=source))
+        home = project if project in self._tail.heads else DEFAULT_PROJECT
+        item: Item = Decision(home, lambda ledger: ledger.note_presence(home, kind, payload, source=source))
         await self._committer.submit(item)
         await item.done.wait()
         if item.failure is not None:

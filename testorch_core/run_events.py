@@ -94,7 +94,7 @@ def _refused(draft: RunDraft, wire: WireEvent, received_at: int, source: Source)
 def _stream_open(draft: RunDraft, wire: WireEvent, received_at: int, source: Source) -> None:
     stream_id = text(wire["payload"], "stream")
     if stream_id is not None:
-        draft.changed_stream(stream_id)
+        draft.changed_stream(stream_id).principal = source.principal
         _set_state(draft, stream_id, ACTIVE)
 
 

@@ -129,6 +129,7 @@ class RunHead:
     refusals: tuple[Mapping[str, Any], ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     tests: int = 0
+    most_attempts: int = 1
     flaky: int = 0
     unexpected: int = 0
     late: int = 0

@@ -96,7 +96,8 @@ class Session:
             except ConnectionClosedError:
                 pass
             finally:
-                self._nursery = None  # it takes nothing new: no order to drain, and no word of another connection
+                # Whatever ended it: nothing is started any more. (A nursery closes some steps before its block is left.)
+                self._nursery = None
             await self._settle()
             nursery.cancel_scope.cancel()
         return outcome
@@ -276,8 +277,8 @@ class Session:
             self._spawn(tell)
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
-        assert self._nursery is not None, "the conversation has begun"
-        self._nursery.start_soon(work, *args)
+        if self._nursery is not None:
+            self._nursery.start_soon(work, *args)
 
     async def _refuse(self, refusal: Refusal, reply_to: Any = None) -> None:
         self._orchestrator.refusals.count(refusal.code)

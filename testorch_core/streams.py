@@ -42,7 +42,7 @@ class StreamState:
     `duplicates` is the one count that the log can't tell, since nothing is stored of a duplicate; so all copies share it.
     """
 
-    __slots__ = ("_duplicates", "_hash", "accepted", "acked_seq", "complete", "refused", "stream_id")
+    __slots__ = ("_duplicates", "_hash", "accepted", "acked_seq", "complete", "principal", "refused", "stream_id")
 
     def __init__(self, stream_id: str) -> None:
         self.stream_id = stream_id
@@ -50,6 +50,8 @@ class StreamState:
         self.accepted = 0
         self.refused = 0
         self.complete: bool | None = None
+        self.principal: str | None = None
+        """Who opened it: nobody else may resume it."""
         self._hash = hashlib.sha256()
         self._duplicates = Tally()
 
@@ -60,6 +62,7 @@ class StreamState:
         other.accepted = self.accepted
         other.refused = self.refused
         other.complete = self.complete
+        other.principal = self.principal
         other._hash = self._hash.copy()
         other._duplicates = self._duplicates
         return other

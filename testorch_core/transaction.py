@@ -30,8 +30,14 @@ OVERLOAD_RETRY_MS: Final = 5_000
 class Bounds:
     """How much one node holds in memory: open runs, and tests of one run."""
 
+    max_projects: int = 1_000
     max_open_runs: int = 2_000
+    max_participants: int = 10_000
     max_run_tests: int = 1_000_000
+
+
+MAX_ATTEMPTS: Final = 1_000
+"""Attempts of one test, of which a run keeps each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +50,15 @@ class RefusedEvent:
     content: str
 
     @classmethod
-    def of(cls, event: Any, refusal: Refusal) -> RefusedEvent:
-        """The refusal of anything that came in the place of an event."""
+    def of(cls, event: Any, refusal: Refusal, *, shown: Any = None) -> RefusedEvent:
+        """The refusal of anything that came in the place of an event. `shown` is what may be kept of its contents."""
         kind = event.get("type") if isinstance(event, Mapping) else None
         try:
-            content = orjson.dumps(event).decode()
+            content = orjson.dumps(shown).decode() if shown is not None else ""
         except TypeError:  # an embedding host can pass any object
-            content = repr(event)
-        shown = clip(kind, 200) if isinstance(kind, str) and "\x00" not in kind else None
-        return cls(refusal, digested_id(event), shown, clip(visible(content), MAX_REFUSED_CONTENT_CHARACTERS))
+            content = repr(shown)
+        named = clip(kind, 200) if isinstance(kind, str) and "\x00" not in kind else None
+        return cls(refusal, digested_id(event), named, clip(visible(content), MAX_REFUSED_CONTENT_CHARACTERS))
 
 
 @dataclass(slots=True)
@@ -114,6 +120,9 @@ class Transaction:
         if self._registry.open_runs + self._opened >= self._bounds.max_open_runs:
             words = f"{self._bounds.max_open_runs} runs are open, the most that this server holds; end some of them"
             raise refuse("overloaded", words, temporary=True, retry_after_ms=OVERLOAD_RETRY_MS)
+        if project not in self._heads and len(self._heads.keys() | self._next.keys()) >= self._bounds.max_projects:
+            words = f"there are {self._bounds.max_projects} projects, the most that this server holds; use one of them"
+            raise refuse("overloaded", words, temporary=True, retry_after_ms=OVERLOAD_RETRY_MS)
         self._opened += 1
         draft = self._drafts[project, run_id] = Draft(RunState(project, run_id))
         key = payload.get("key")
@@ -162,8 +171,9 @@ class Transaction:
         first = self._known.get(address) or self._plain.get(address)
         if first is not None:
             return None if first == content_hash else _conflict(wire["id"])
-        if not self.has_room(draft, wire):
-            return self.too_many_tests(wire["id"])
+        refusal = self.one_too_many(draft, wire)
+        if refusal is not None:
+            return refusal
         self._plain[address] = content_hash
         self._write(project, draft, [wire], received_at, source)
         return None
@@ -172,17 +182,34 @@ class Transaction:
         """Take events of a stream that follow, without a hole, what it has brought so far."""
         self._write(draft.base.project, draft, wires, received_at, source)
 
-    def has_room(self, draft: Draft, wire: WireEvent, *, events: int = 1) -> bool:
-        """Whether the run may hold the test that the event is about."""
-        if draft.head.tests + events <= self._bounds.max_run_tests or wire["type"] not in (ev.TEST_START, ev.TEST_END):
-            return True
-        test_id = wire["payload"].get("testId")
-        return not isinstance(test_id, str) or draft.last_attempt(test_id) is not None
+    def is_roomy(self, draft: Draft, events: int) -> bool:
+        """Whether so many events can't fill the run, whatever they are: then none needs `one_too_many`."""
+        head = draft.head
+        return head.tests + events <= self._bounds.max_run_tests and head.most_attempts + events <= MAX_ATTEMPTS
 
-    def too_many_tests(self, event_id: str, seq: int | None = None) -> Refusal:
-        """The refusal of a test that is one too many."""
-        words = f"the run has {self._bounds.max_run_tests} tests, the most that this server takes; split it"
-        return Refusal("too_large", words, event_id=event_id, seq=seq)
+    def one_too_many(self, draft: Draft, wire: WireEvent) -> Refusal | None:
+        """The refusal of an event that would make the run hold one test, or one attempt of a test, too many."""
+        if wire["type"] not in (ev.TEST_START, ev.TEST_END) or self.is_roomy(draft, 1):
+            return None
+        test_id = wire["payload"].get("testId")
+        if not isinstance(test_id, str):
+            return None
+        if draft.last_attempt(test_id) is None:
+            if draft.head.tests < self._bounds.max_run_tests:
+                return None
+            words = f"the run has {self._bounds.max_run_tests} tests, the most that this server takes; split it"
+        elif len(draft.earlier_attempts(test_id)) + 1 < MAX_ATTEMPTS:
+            return None
+        else:
+            words = f"the test has {MAX_ATTEMPTS} attempts, the most that this server takes"
+        return Refusal("too_large", words, event_id=wire["id"], seq=wire.get("seq"))
+
+    def require_room_for(self, draft: Draft, participant: str) -> None:
+        """Raises `RefusedError` (`too_large`) where the run has as many participants as it may."""
+        participants = draft.head.participants
+        if participant not in participants and len(participants) >= self._bounds.max_participants:
+            words = f"the run has {len(participants)} participants, the most that this server takes; split it"
+            raise refuse("too_large", words)
 
     def _own_event(self, kind: str, payload: Mapping[str, Any]) -> WireEvent:
         return {"id": self._new_id(), "type": kind, "timestamp": self._now_ms, "payload": payload}

@@ -45,6 +45,12 @@ class Vetting:
             raise RefusedError(refusal)
         return self._gate.amend(event)
 
+    def shown(self, event: Any) -> Any:
+        """What may be kept of a refused event: what the policies leave of it; nothing of one that they can't read."""
+        if not self._gate.amends:
+            return event
+        return self._gate.amend(event) if envelope_is_fine(event) else None
+
 
 def hash_of(wire: WireEvent) -> bytes:
     """A hash of an event's content that is the same for equal events, whatever the order of their keys.

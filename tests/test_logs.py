@@ -26,8 +26,10 @@ def test_a_log_that_nobody_reads_makes_no_writer_wait_and_says_later_what_it_dro
     reader.join(10)
     assert lines[0].startswith("line 0 ")
     assert lines[-1] == "the last\n"
-    [dropped] = [line for line in lines if "log_lines_dropped" in line]
-    assert len(lines) - 2 + int(dropped.split("=")[-1]) == MAX_WAITING_LINES + 5_000
+    notes = [line for line in lines if "log_lines_dropped" in line]
+    dropped = sum(int(note.split("=")[-1]) for note in notes)
+    assert dropped > 0
+    assert len(lines) - len(notes) - 1 + dropped == MAX_WAITING_LINES + 5_000
 
 
 @pytest.mark.slow(reason="starts Python")

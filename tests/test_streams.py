@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,68 @@ async def test_open_runs_and_tests_of_a_run_are_bounded(autojump_clock: trio.tes
             ("too_large", 3, False), ("too_large", 4, False),
         ]  # fmt: skip
         assert (await client.receive())["payload"]["seq"] == 4
-        await client.ask("streamEnd", {"lastSeq": 4})
+        starts = [
+            {**ended(5), "type": "test/start", "payload": {"testId": "t1"}},
+            {**ended(6), "payload": {"testId": "t1"}},
+        ]
+        client.send("events", {"events": starts})
+        assert (await client.receive())["payload"]["seq"] == 6, "of a test that is known, anything may come"
+        await client.ask("streamEnd", {"lastSeq": 6})
         other.send("event", ended(1, runId="r2"))
         assert (await other.receive())["payload"]["seq"] == 1
+
+
+async def test_a_test_that_begins_and_ends_in_one_message_counts_once(autojump_clock: trio.testing.MockClock):
+    async with running({**MEMORY, "server": {"max_run_tests": 2}}) as server, clients(server) as [client]:
+        await begin(client)
+        both = [{**ended(seq), "type": kind, "payload": {"testId": f"t{(seq - 1) // 2}", "status": "passed"}}
+                for seq, kind in enumerate(["test/start", "test/end"] * 3, 1)]  # fmt: skip
+        client.send("events", {"events": both})
+        refused = [(await client.receive())["payload"] for _ in range(2)]
+        assert [(one["code"], one["seq"]) for one in refused] == [("too_large", 5), ("too_large", 6)]
+        assert (await client.receive())["payload"]["seq"] == 6
+
+
+async def test_projects_participants_and_attempts_are_bounded(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("testorch_core.transaction.MAX_ATTEMPTS", 3)
+    limits = {"max_projects": 2, "max_participants": 2}
+    async with running({**MEMORY, "server": limits}) as server, clients(server, 3) as [client, other, third]:
+        await begin(client)
+        attempts = [{**ended(n), "payload": {"testId": "t", "attempt": n, "status": "failed"}} for n in range(1, 6)]
+        client.send("events", {"events": attempts})
+        refused = [(await client.receive())["payload"] for _ in range(2)]
+        assert [(one["code"], one["seq"]) for one in refused] == [("too_large", 4), ("too_large", 5)]
+        await other.ask("startTestRun", {"runId": "r"})
+        assert (await third.ask("startTestRun", {"runId": "r"}))["payload"]["code"] == "too_large"
+        await third.ask("startTestRun", {"runId": "r", "project": "second"})
+        assert (await third.ask("startTestRun", {"runId": "r", "project": "third"}))["payload"]["code"] == "overloaded"
+
+
+async def test_nobody_else_may_resume_a_stream(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server, clients(server) as [client]:
+        await begin(client)
+        send(client, 1)
+        await client.receive()
+        monkey = server.orchestrator.gate.authenticate
+
+        async def somebody(handshake: Any) -> Any:
+            return replace(await monkey(handshake), name="somebody")
+
+        server.orchestrator.gate.authenticate = somebody  # type: ignore[method-assign]
+        async with clients(server) as [stranger]:
+            refused = (await stranger.ask("hello", {"streamId": "s", "resume": True}))["payload"]
+            assert refused["code"] == "stream_conflict"
+        assert client.connection.closed is None
+        send(client, 2)
+        assert (await client.receive())["payload"]["seq"] == 2
+
+
+async def test_a_client_is_written_to_come_before_it_is_written_to_go(autojump_clock: trio.testing.MockClock):
+    async with running(MEMORY) as server:
+        for _ in range(20):
+            async with clients(server):
+                pass
+        kinds = [event.type for event in await log_of(server.store)]
+    assert kinds == ["system/client/connect", "system/client/disconnect"] * 20

@@ -189,7 +189,7 @@ class EventStore(Plugin):
 
     @abstractmethod
     async def history(self, project: str, test_id: str, *, limit: int, cursor: str | None = None) -> Page[ResultRow]:
-        """The last attempts of one test, the newest run first (as `runs` has them)."""
+        """The last attempts of one test, from the run that was first stored last on back."""
 
     @abstractmethod
     async def stream(self, project: str, stream_id: str) -> StreamRow | None:

@@ -143,7 +143,6 @@ async def _assert_results(store: EventStore, model: Model, project: str, run_id:
 async def _assert_history(store: EventStore, model: Model, project: str, test_id: str) -> None:
     rows = await all_pages(lambda at: store.history(project, test_id, limit=2, cursor=at))
     kept = [row for key, row in model.results.items() if (key[0], key[2]) == (project, test_id) and row.final]
-    started = {run_id: row.started_at for (name, run_id), row in model.runs.items() if name == project}
-    assert {(row.run_id, row.attempt) for row in rows} == {(row.run_id, row.attempt) for row in kept}
-    places = [(started[row.run_id], row.run_id) for row in rows]
-    assert places == sorted(places, reverse=True)
+    stored = {address: place for place, address in enumerate(model.runs)}
+    newest_first = sorted(kept, key=lambda row: (stored[project, row.run_id], row.attempt), reverse=True)
+    assert [(row.run_id, row.attempt) for row in rows] == [(row.run_id, row.attempt) for row in newest_first]

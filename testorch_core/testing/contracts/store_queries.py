@@ -165,14 +165,16 @@ class QueryPromises(StoreCase):
 
     # History.
 
-    async def test_history_holds_the_last_attempts_of_one_test_the_newest_run_first(self, store: EventStore) -> None:
+    async def test_history_holds_the_last_attempts_of_one_test_the_run_that_came_last_first(
+        self, store: EventStore
+    ) -> None:
         for after, (number, run_id) in enumerate(((2, "d"), (1, "c"), (3, "a"), (2, "b"))):
             rows = [result_row("t", 1, run_id=run_id, final=False), result_row("t", 2, run_id=run_id)]
             await _put_results(store, [*rows, result_row("u", run_id=run_id)], after=after, run=_at(number, run_id))
         await _put_results(store, [result_row("t")], project="other")
         for limit in (1, 2, 4, 5):
             told = await _all_history(store, limit=limit)
-            assert [(row.run_id, row.attempt) for row in told] == [("a", 2), ("d", 2), ("b", 2), ("c", 2)]
+            assert [(row.run_id, row.attempt) for row in told] == [("b", 2), ("a", 2), ("c", 2), ("d", 2)]
 
     async def test_runs_that_come_and_go_between_pages_of_a_history_neither_repeat_nor_hide(
         self, store: EventStore

@@ -171,7 +171,8 @@ class MemoryStore(EventStore):
         rows = [
             row for results in kept.results.values() for row in results.values() if row.test_id == test_id and row.final
         ]
-        return _page(rows, limit, cursor, lambda row: (kept.runs[row.run_id].started_at, row.run_id), newest_first=True)
+        stored = {run_id: place for place, run_id in enumerate(kept.runs)}
+        return _page(rows, limit, cursor, lambda row: (stored[row.run_id], row.attempt), newest_first=True)
 
     async def stream(self, project: str, stream_id: str) -> StreamRow | None:
         return self._project(project).streams.get(stream_id)

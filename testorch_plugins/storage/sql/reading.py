@@ -138,8 +138,9 @@ def _named(
 
 
 def history(connection: Connection, project: str, test_id: str, *, limit: int, cursor: str | None) -> Page[ResultRow]:
-    query: Select[Any] = (
-        select(results, runs.c.run_id, runs.c.started_at)
+    # In the order of the index `results_of_test`, so that a page costs as much in a store of a thousand runs as of ten.
+    query = (
+        select(results, runs.c.run_id)
         .join(runs, runs.c.id == results.c.run)
         .join(projects, projects.c.id == runs.c.project_id)
         .where(
@@ -148,13 +149,14 @@ def history(connection: Connection, project: str, test_id: str, *, limit: int, c
             results.c.test_id == test_id,
             results.c.final,
         )
-        .order_by(runs.c.started_at.desc(), runs.c.run_id.desc())
+        .order_by(results.c.run.desc(), results.c.attempt.desc())
     )
     if cursor is not None:
-        query = query.where(tuple_(runs.c.started_at, runs.c.run_id) < tuple_(*decode_cursor(cursor, int, str)))
+        run, attempt = decode_cursor(cursor, int, int)
+        query = query.where(results.c.run <= run, tuple_(results.c.run, results.c.attempt) < tuple_(run, attempt))
     rows = list(connection.execute(query.limit(limit + 1)))
     shown = [_result(row, row.run_id) for row in rows[:limit]]
-    return _page(rows, limit, shown, lambda row: [row.started_at, row.run_id])
+    return _page(rows, limit, shown, lambda row: [row._mapping[results.c.run], row.attempt])
 
 
 def _result(row: Row[Any], run_id: str) -> ResultRow:
