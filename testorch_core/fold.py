@@ -23,6 +23,7 @@ from testorch_core.results import ResultRow, RunRow
 from testorch_core.runs import (
     FOLD_VERSION,
     GONE,
+    MAX_LAST_OUTPUT_CHARACTERS,
     MAX_RUNNING_SHOWN,
     Attempt,
     OpenTest,
@@ -153,10 +154,14 @@ class Draft:
             return
         number = whole(payload, "attempt", 1) or 1
         name = payload.get("testName")
-        shown = OpenTest(
-            name if isinstance(name, str) and name else test_id, number, wire["timestamp"], text(payload, "workerId")
-        )
         participant = source.stream or source.connection
+        shown = OpenTest(
+            name if isinstance(name, str) and name else test_id,
+            number,
+            wire["timestamp"],
+            text(payload, "workerId"),
+            participant,
+        )
         last = self.last_attempt(test_id)
         if last is None:  # as it nearly always is: the first that is heard of a test
             self._attempts[test_id] = attempt = Attempt(number, wire["id"], None, None, True, None, participant)
@@ -190,6 +195,17 @@ class Draft:
             known.participant,
         )
         self._put(test_id, ended, end=payload)
+
+    def _test_output(self, wire: WireEvent, payload: Mapping[str, Any], source: Source) -> None:
+        """Keep the last that an open test has said, for the case that its worker dies in it."""
+        test_id, chunk = payload.get("testId"), payload.get("text")
+        if not isinstance(test_id, str) or not isinstance(chunk, str):
+            return
+        shown = self._opened[test_id] if test_id in self._opened else self.base.open.get(test_id)
+        is_its_own = shown is not None and shown.participant == (source.stream or source.connection)
+        if shown is not None and is_its_own and whole(payload, "attempt", 1) in (None, shown.attempt):
+            self._opened[test_id] = shown.with_output(wire["timestamp"], wire.get("seq") or 0, wire["id"], chunk)
+            self._touch(test_id, shown.attempt)
 
     # Changing a test.
 
@@ -299,8 +315,15 @@ class Draft:
             self.standing_of(test_id, attempt).outcome if final else None,
             attempt.duration_ms,
             orjson.dumps(begin) if begin is not None else None,
-            orjson.dumps(end) if end is not None else None,
+            orjson.dumps(end) if end is not None else self._last_output(test_id, attempt),
         )
+
+    def _last_output(self, test_id: str, attempt: Attempt) -> bytes | None:
+        """In place of an end that has not come, what the test has said last."""
+        shown = self._opened.get(test_id) or self.base.open.get(test_id)
+        if attempt.status is not None or shown is None or shown.attempt != attempt.number or not shown.output:
+            return None
+        return orjson.dumps({"lastOutput": shown.last_output(MAX_LAST_OUTPUT_CHARACTERS)})
 
     def stream_rows(self) -> list[StreamRow]:
         """The streams that moved, each as it is to be stored."""
@@ -338,7 +361,7 @@ class Draft:
             picture = RunState(self.base.project, self.base.run_id)
             picture.head = self.head
             picture.streams = self.base.streams | self._streams if self._streams else self.base.streams
-            picture.open = dict(islice(self._open_now(), MAX_RUNNING_SHOWN))
+            picture.open = dict(islice(self._open_now(), 2 * MAX_RUNNING_SHOWN))
             self._status = picture.status()
         return self._status
 
@@ -376,4 +399,5 @@ def row_of(status: RunStatus, *, summary: bytes | None) -> RunRow:
 _FOLDERS: dict[str, Callable[[Draft, WireEvent, Mapping[str, Any], Source], None]] = {
     ev.TEST_START: Draft._test_start,
     ev.TEST_END: Draft._test_end,
+    ev.TEST_OUTPUT: Draft._test_output,
 }

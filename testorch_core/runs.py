@@ -26,6 +26,11 @@ FOLD_VERSION: Final = 2
 EXPECTED_FAILED: Final = "expectedFailed"
 BUCKETS: Final = ("queued", RUNNING, *SEVERITY, EXPECTED_FAILED)
 MAX_RUNNING_SHOWN: Final = 100
+MAX_LAST_CHUNKS: Final = 4
+MAX_LAST_OUTPUT_CHARACTERS: Final = 2_000
+MAX_SHOWN_OUTPUT_CHARACTERS: Final = 300
+"""How much of the output of an open test is kept, and how much a status shows; the log has it all."""
+
 MAX_REFUSALS_SHOWN: Final = 20
 """The newest refusals that a run's status shows; the log has them all."""
 
@@ -50,22 +55,37 @@ class Attempt(NamedTuple):
 
 
 class OpenTest(NamedTuple):
-    """What is shown of a test while it runs. `started_at` is the producer's clock."""
+    """What is shown of a test while it runs. `started_at` is the producer's clock.
+
+    `output` are the newest chunks of its output: (timestamp, seq, event id, text), in that order.
+    """
 
     name: str
     attempt: int
     started_at: int
     worker_id: str | None
+    participant: str
+    output: tuple[tuple[int, int, str, str], ...] = ()
+
+    def with_output(self, timestamp: int, seq: int, event_id: str, text: str) -> OpenTest:
+        """With one more chunk. The newest are kept, so that neither order nor repetition matters."""
+        chunks = {(timestamp, seq, event_id, text[-MAX_LAST_OUTPUT_CHARACTERS:]), *self.output}
+        return self._replace(output=tuple(sorted(chunks)[-MAX_LAST_CHUNKS:]))
+
+    def last_output(self, characters: int) -> str:
+        """The end of its output."""
+        return "".join(chunk[-1] for chunk in self.output)[-characters:]
 
     def shown(self, test_id: str) -> dict[str, Any]:
         """As a status lists it."""
-        return {
+        facts: dict[str, Any] = {
             "testId": test_id,
             "testName": self.name,
             "attempt": self.attempt,
             "startedAt": self.started_at,
             "workerId": self.worker_id,
         }
+        return facts | ({"lastOutput": self.last_output(MAX_SHOWN_OUTPUT_CHARACTERS)} if self.output else {})
 
 
 class Standing(NamedTuple):
@@ -192,7 +212,7 @@ class RunState:
         head = self.head
         counts = {bucket: head.counts.get(bucket, 0) for bucket in BUCKETS}
         counts["queued"] = head.queued
-        open_tests = () if head.is_over else islice(self.open.items(), MAX_RUNNING_SHOWN)
+        running, interrupted = self._open_tests()
         return RunStatus(
             run_id=self.run_id,
             project=self.project,
@@ -204,7 +224,8 @@ class RunState:
             started_at=head.started_at,
             ended_at=head.ended_at,
             counts={"total": sum(counts.values()), **counts, "flaky": head.flaky, "late": head.late},
-            running=tuple(one.shown(test_id) for test_id, one in open_tests),
+            running=running,
+            interrupted=interrupted,
             participants=tuple(self._participant(name, state) for name, state in head.participants.items()),
             metadata=head.metadata,
             previous_run_id=head.previous_run_id,
@@ -214,6 +235,16 @@ class RunState:
             events=head.events,
             offset=head.last_offset,
         )
+
+    def _open_tests(self) -> tuple[tuple[Mapping[str, Any], ...], tuple[Mapping[str, Any], ...]]:
+        """The open tests that go on, and those that were cut off, as far as they are shown."""
+        running: list[Mapping[str, Any]] = []
+        interrupted: list[Mapping[str, Any]] = []
+        head = self.head
+        for test_id, one in islice(self.open.items(), 2 * MAX_RUNNING_SHOWN):
+            is_cut_off = head.is_over or head.participants.get(one.participant) == GONE
+            (interrupted if is_cut_off else running).append(one.shown(test_id))
+        return tuple(running[:MAX_RUNNING_SHOWN]), tuple(interrupted[:MAX_RUNNING_SHOWN])
 
     def _participant(self, name: str, state: str) -> dict[str, Any]:
         stream = self.streams.get(name)
@@ -235,6 +266,7 @@ class RunStatus:
     ended_at: int | None
     counts: Mapping[str, int]
     running: tuple[Mapping[str, Any], ...]
+    interrupted: tuple[Mapping[str, Any], ...]
     participants: tuple[Mapping[str, Any], ...]
     metadata: Mapping[str, Any]
     previous_run_id: str | None
@@ -276,6 +308,7 @@ class RunStatus:
             "key": self.key,
             "endReason": self.end_reason,
             "previousRunId": self.previous_run_id,
+            "interrupted": [dict(test) for test in self.interrupted],
             "errors": list(self.errors),
             "refused": dict(self.refused),
             "refusals": list(self.refusals),
@@ -297,6 +330,7 @@ class RunStatus:
             ended_at=body["endedAt"],
             counts=body["counts"],
             running=tuple(body["running"]),
+            interrupted=tuple(body.get("interrupted", ())),
             participants=tuple(body["participants"]),
             metadata=body["metadata"],
             previous_run_id=body.get("previousRunId"),

@@ -12,6 +12,7 @@ import trio.testing
 from support import MEMORY, Client, clients, running
 
 from testorch_core.errors import StorageFailedError
+from testorch_core.verifying import verify_run
 
 
 def ended(seq: int, **more: Any) -> dict[str, Any]:
@@ -447,3 +448,42 @@ async def test_a_client_is_written_to_come_before_it_is_written_to_go(autojump_c
                 pass
         kinds = [event.type for event in await log_of(server.store)]
     assert kinds == ["system/client/connect", "system/client/disconnect"] * 20
+
+
+async def test_a_test_that_was_cut_off_shows_what_it_said_last(autojump_clock: trio.testing.MockClock):
+    """P8 and the product's second promise: the last output of exactly the test that the worker died in."""
+    async with running(MEMORY) as server, clients(server) as [watcher]:
+        await watcher.ask("startTestRun", {"runId": "r"})
+        async with clients(server) as [client]:
+            await begin(client)
+            said = [
+                {
+                    **ended(seq),
+                    "timestamp": seq,
+                    "type": "test/output",
+                    "payload": {"testId": "t", "text": f"line {seq}\n"},
+                }
+                for seq in range(2, 12)
+            ]
+            client.send("events", {"events": [{**ended(1), "type": "test/start", "payload": {"testId": "t"}}, *said]})
+            await client.receive()
+            shown = (await watcher.ask("getRunStatus", {"runId": "r"}))["running"]
+            assert [one["lastOutput"] for one in shown] == ["line 8\nline 9\nline 10\nline 11\n"]
+        await trio.sleep(6)
+        status = await watcher.ask("getRunStatus", {"runId": "r"})
+        assert status["running"] == []
+        [cut_off] = status["interrupted"]
+        assert cut_off["testId"] == "t"
+        assert cut_off["lastOutput"].endswith("line 9\n")
+        [result] = (await watcher.ask("getResults", {"runId": "r", "status": "interrupted"}))["results"]
+        assert result["lastOutput"] == cut_off["lastOutput"]
+        async with clients(server) as [again]:
+            await begin(again, resume=True)
+            assert "interrupted" not in await again.ask("getRunStatus", {"runId": "r"})
+            again.send("event", {**ended(12), "payload": {"testId": "t", "status": "passed"}})
+            await again.receive()
+            [result] = (await again.ask("getResults", {"runId": "r"}))["results"]
+            assert (result["status"], "lastOutput" in result) == ("passed", False)
+            await again.ask("streamEnd", {"lastSeq": 12})
+        verdict = await verify_run(server.store, "default", "r")
+        assert verdict.differences == []

@@ -91,6 +91,9 @@ def _result_lines(result: Result) -> Iterator[str]:
     reason = result.text("reason")
     if reason:
         yield f"      {visible(reason)[:200]}"
+    last_output = result.text("lastOutput") if result.status == "interrupted" else None
+    for line in (last_output or "").rstrip().splitlines()[-5:]:
+        yield f"      | {visible(line)[:200]}"
     for error in result.errors[:3]:
         message = error.get("message")
         if isinstance(message, str) and message.strip():
