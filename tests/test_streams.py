@@ -474,7 +474,7 @@ async def test_a_test_that_was_cut_off_shows_what_it_said_last(autojump_clock: t
         assert status["running"] == []
         [cut_off] = status["interrupted"]
         assert cut_off["testId"] == "t"
-        assert cut_off["lastOutput"].endswith("line 9\n")
+        assert cut_off["lastOutput"].endswith("line 11\n")
         [result] = (await watcher.ask("getResults", {"runId": "r", "status": "interrupted"}))["results"]
         assert result["lastOutput"] == cut_off["lastOutput"]
         async with clients(server) as [again]:
