@@ -15,6 +15,8 @@ from marshmallow import RAISE, Schema, fields, validate
 
 Acceptor = Callable[[Any], bool]
 
+_MANY_FIELDS = 12
+
 
 class Whole(fields.Integer):
     """An integer and nothing else: no float, no string, and no boolean (which Python takes for an integer)."""
@@ -51,19 +53,40 @@ def compile_acceptor(schema: Schema) -> Acceptor:
 
     A field of a type, or with a validator, that is not known here makes it answer False wherever that field is present.
     """
-    if _has_hooks(schema):
-        return lambda value: False
-    names: dict[str, Any] = {"_isfinite": math.isfinite}
-    lines = ["def accept(value):", "    if type(value) is not dict: return False"]
-    if schema.unknown == RAISE:
-        names["_known"] = frozenset(field.data_key or name for name, field in schema.load_fields.items())
-        lines.append("    if not value.keys() <= _known: return False")
-    for name, field in schema.load_fields.items():
-        lines += _field_lines(field.data_key or name, field, names)
-    lines.append("    return True")
+    names: dict[str, Any] = {"_inf": math.inf}
+    statements = _schema_lines("value", schema, names, counts=len(schema.load_fields) >= _MANY_FIELDS)
+    lines = ["def accept(value):", *_indented(statements), "    return True"]
     exec(compile("\n".join(lines), f"<acceptor of {type(schema).__name__}>", "exec"), names)
     accept: Acceptor = names["accept"]
     return accept
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _schema_lines(variable: str, schema: Schema, names: dict[str, Any], *, counts: bool = False) -> list[str]:
+    """Statements that return False where `variable` is not certainly fine, and go on where it is.
+
+    With `counts` they return True as soon as all that is in `variable` has been seen, and spare the fields still to come.
+    """
+    if _has_hooks(schema):
+        return ["return False"]
+    lines = [f"if type({variable}) is not dict: return False"]
+    if schema.unknown == RAISE:
+        known = _name(names, frozenset(field.data_key or name for name, field in schema.load_fields.items()))
+        lines.append(f"if not {variable}.keys() <= {known}: return False")
+    loaded = {field.data_key or name: field for name, field in schema.load_fields.items()}
+    required = [key for key, field in loaded.items() if field.required]
+    for key in required:
+        lines += _required_lines(variable, key, loaded[key], names)
+    if counts:
+        lines.append(f"left = len({variable}) - {len(required)}")
+    seen = ["if left == 1: return True", "left -= 1"] if counts else []
+    for key, field in loaded.items():
+        if not field.required:
+            lines += [f"if {key!r} in {variable}:", *_indented([*_optional(variable, key, field, names), *seen])]
+    return lines
 
 
 def _has_hooks(schema: Schema) -> bool:
@@ -71,52 +94,72 @@ def _has_hooks(schema: Schema) -> bool:
     return any(hooks for hooks in type(schema)._hooks.values())
 
 
-def _field_lines(key: str, field: fields.Field[Any], names: dict[str, Any]) -> list[str]:
-    condition = _condition("v", field, names)
-    if field.allow_none and condition is not None:
-        condition = f"(v is None or ({condition}))"
-    check = "return False" if condition is None else f"if not ({condition}): return False"
-    if field.required:
-        return [f"    if {key!r} not in value: return False", f"    v = value[{key!r}]", f"    {check}"]
-    return [f"    if {key!r} in value:", f"        v = value[{key!r}]", f"        {check}"]
+def _required_lines(parent: str, key: str, field: fields.Field[Any], names: dict[str, Any]) -> list[str]:
+    variable = f"{parent}_field"
+    checks = _checks(variable, field, names)
+    # One look-up, where `in` and an index would be two: a block that is entered and not left by an error costs nothing.
+    return [f"try: {variable} = {parent}[{key!r}]", "except KeyError: return False", *checks]
+
+
+def _optional(parent: str, key: str, field: fields.Field[Any], names: dict[str, Any]) -> list[str]:
+    variable = f"{parent}_field"
+    return [f"{variable} = {parent}[{key!r}]", *_checks(variable, field, names)]
+
+
+def _checks(variable: str, field: fields.Field[Any], names: dict[str, Any]) -> list[str]:
+    """Statements that return False unless `variable` is certainly fine as this field's value."""
+    if field.pre_load or field.post_load:
+        return ["return False"]  # code of the field's own, which may refuse anything
+    if type(field) is fields.List:
+        return _unless_none(variable, field, _list_lines(variable, field, names))
+    if type(field) is fields.Nested and not (field.many or field.validators or field.unknown):
+        return _unless_none(variable, field, _schema_lines(variable, field.schema, names))
+    condition = _condition(variable, field, names)
+    if condition is None:
+        return ["return False"]
+    # The good value first: only what is not of the type is asked whether it is null.
+    null = f" and {variable} is not None" if field.allow_none else ""
+    return [f"if not ({condition}){null}: return False"]
+
+
+def _unless_none(variable: str, field: fields.Field[Any], lines: list[str]) -> list[str]:
+    return [f"if {variable} is not None:", *_indented(lines)] if field.allow_none else lines
+
+
+def _list_lines(variable: str, field: fields.List[Any], names: dict[str, Any]) -> list[str]:
+    whole = _with_validators(f"type({variable}) is list", variable, field, names)
+    if whole is None:
+        return ["return False"]
+    item = f"{variable}_item"
+    return [
+        f"if not ({whole}): return False",
+        f"for {item} in {variable}:",
+        *_indented(_checks(item, field.inner, names)),
+    ]
 
 
 def _condition(variable: str, field: fields.Field[Any], names: dict[str, Any]) -> str | None:
     """An expression over `variable` that is true only for good values, or None where there is none to be had."""
     kind = type(field)
     if kind is fields.Raw and not field.validators:
-        return "v is not None" if not field.allow_none else "True"
+        return "True" if field.allow_none else f"{variable} is not None"
     if kind is Flag and not field.validators:
-        return f"({variable} is True or {variable} is False)"
+        return f"{variable} is True or {variable} is False"
     if kind is fields.String:
         return _with_validators(f"type({variable}) is str", variable, field, names)
     if kind is Whole:
         return _with_validators(f"type({variable}) is int", variable, field, names)
     if kind is Real:
         whole = f"type({variable}) is int and -2**53 < {variable} < 2**53"
-        real = f"type({variable}) is float and _isfinite({variable})"
-        return _with_validators(f"({whole} or {real})", variable, field, names)
+        real = f"type({variable}) is float and -_inf < {variable} < _inf"  # which NaN isn't
+        return _with_validators(f"({real} or {whole})", variable, field, names)
     if isinstance(field, fields.Dict) and kind is fields.Dict and _takes_any_pairs(field):
         return f"type({variable}) is dict"
-    if isinstance(field, fields.List) and kind is fields.List:
-        return _list_condition(variable, field, names)
-    if isinstance(field, fields.Nested) and kind is fields.Nested and not field.many and not field.validators:
-        inner = _name(names, compile_acceptor(field.schema))
-        return f"{inner}({variable})"
     return None
 
 
 def _takes_any_pairs(field: fields.Dict) -> bool:
     return not field.validators and not field.key_field and not field.value_field
-
-
-def _list_condition(variable: str, field: fields.List[Any], names: dict[str, Any]) -> str | None:
-    inner = _condition("item", field.inner, names)
-    if inner is None:
-        return None
-    if field.inner.allow_none:
-        inner = f"item is None or {inner}"
-    return _with_validators(f"type({variable}) is list and all({inner} for item in {variable})", variable, field, names)
 
 
 def _with_validators(base: str, variable: str, field: fields.Field[Any], names: dict[str, Any]) -> str | None:
@@ -143,12 +186,11 @@ def _validator_condition(variable: str, one: Any, names: dict[str, Any]) -> str 
 
 
 def _between(value: str, least: Any, most: Any, low: str, high: str, names: dict[str, Any]) -> str:
-    parts = []
-    if least is not None:
-        parts.append(f"{_name(names, least)} {low} {value}")
-    if most is not None:
-        parts.append(f"{value} {high} {_name(names, most)}")
-    return " and ".join(parts) or "True"
+    if least is None and most is None:
+        return "True"
+    below = "" if least is None else f"{_name(names, least)} {low} "
+    above = "" if most is None else f" {high} {_name(names, most)}"
+    return f"{below}{value}{above}"  # a chain, so that `value` is worked out once
 
 
 def _name(names: dict[str, Any], value: Any) -> str:

@@ -20,7 +20,7 @@ from testorch_core.errors import (
 )
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.storage import Commit, Cursor, EventStore, LockedLog
-from testorch_core.items import Item, grouped
+from testorch_core.items import Item, StreamSubmission, grouped
 from testorch_core.protocol import STORAGE_RETRY_MS
 from testorch_core.registry import RunRegistry
 from testorch_core.transaction import Bounds, PlainId, Transaction
@@ -73,6 +73,17 @@ class Committer:
         """Whether nothing waits for a commit and none is under way."""
         return self._queued == 0
 
+    def grow(self, item: StreamSubmission, more: StreamSubmission) -> bool:
+        """Let a queued submission take in one that follows it. False if that can't be: then the other is to be queued."""
+        if item.is_taken or item.weight + more.weight > self._max_commit or self._is_full(more):
+            return False
+        if not more.follows(item):
+            return False
+        item.grow(more)
+        self._queued += more.weight
+        self._queued_bytes += more.size_bytes
+        return True
+
     async def submit(self, item: Item) -> None:
         """Queue an item; waits while the queue is full, which is how back-pressure reaches a client.
 
@@ -114,6 +125,7 @@ class Committer:
         while self._queue and (not items or weight + self._queue[0].weight <= self._max_commit):
             item = self._queue.popleft()
             weight += item.weight
+            item.is_taken = True
             items.append(item)
         return items
 

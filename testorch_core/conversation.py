@@ -68,6 +68,7 @@ class Conversation:
         self._touched: dict[tuple[str, str], str] = {}
         self._is_open = False
         self._has_spoken = False
+        self._newest: StreamSubmission | None = None
         self.intake: StreamIntake | None = None
         """The stream of this connection, once `hello` has named one."""
         self.on_displaced: Callable[[Refusal], None] = lambda refusal: None
@@ -120,7 +121,9 @@ class Conversation:
     async def record(
         self, events: Sequence[Any], *, kind: str = "event", size_bytes: int = 0, suspicious: bool = False
     ) -> tuple[list[Submission | StreamSubmission], list[Refusal]]:
-        """Check events and queue the good ones; returns what was queued, and the refusals to tell at once.
+        """Check events and queue the good ones; returns where they are queued, and the refusals to tell at once.
+
+        A submission that was returned before may come again: it has grown.
 
         Raises `RefusedError` when the message as a whole may not pass, `CloseConversation` when the client must go.
         """
@@ -242,7 +245,10 @@ class Conversation:
             duplicates=found.duplicates,
             size_bytes=size_bytes,
         )
+        if self._newest is not None and self._orchestrator.grow(self._newest, submission):
+            return [self._newest], found.refusals
         await self._orchestrator.submit(submission)
+        self._newest = submission
         return [submission], found.refusals
 
     async def _admitted(self, kind: str, intake: StreamIntake, found: Sorted, size_bytes: int) -> Refusal | None:
@@ -481,9 +487,11 @@ def _page_of(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _other_run(event: WireEvent, intake: StreamIntake) -> Refusal | None:
     """The refusal of an event that names another run, or project, than its stream's."""
-    if event.get("runId") not in (None, intake.run_id):
+    run_id = event.get("runId")
+    if run_id is not None and run_id != intake.run_id:
         return _stranger(event, "runId", f"run `{intake.run_id}`")
-    if event.get("project") not in (None, intake.project):
+    project = event.get("project")
+    if project is not None and project != intake.project:
         return _stranger(event, "project", f"project `{intake.project}`")
     inner = event["payload"].get("runId")
     if inner is not None and inner != intake.run_id and isinstance(inner, str):

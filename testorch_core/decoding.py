@@ -7,7 +7,7 @@ refuses these), and, found in a second look that a cheap filter on the bytes cal
 
 from __future__ import annotations
 
-import re
+import gc
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,13 +19,18 @@ MAX_DEPTH: Final = 64
 MAX_INTEGER: Final = 2**53 - 1
 """The largest integer that JavaScript, and so a browser, holds exactly."""
 
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-
-# A message's outline: every digit is `0`, every place where a number can begin follows a `:`. Looking for fixed words in it
-# costs a twentieth of what a regular expression over the message itself does.
-_OUTLINE: Final = bytes.maketrans(b"123456789E,[ \t\r\n", b"000000000e::::::")
-_SIXTEEN_DIGITS: Final = (b":0000000000000000", b":-0000000000000000")
-_EXPONENT: Final = re.compile(rb":-?0[0.]*e\+?0")
+# A message's outline: every digit is `0` (as is the `+` of an exponent), every opening bracket `[`, everything else after
+# which a number can begin `:`, and what plays no part `_`. Looking for fixed words in it costs a twentieth of what a regular
+# expression over the message itself does, and its few characters let `find` skip faster than in the message.
+_OUTLINE: Final = bytes(
+    {**dict.fromkeys(b"0123456789+", b"0"), **dict.fromkeys(b"[{", b"["), **dict.fromkeys(b":, \t\r\n", b":")}
+    .get(byte, bytes([byte]) if byte in b"-." else b"e" if byte in b"eE" else b"_")[0]
+    for byte in range(256)
+)  # fmt: skip
+_SIXTEEN_DIGITS: Final = b"0" * 16
+_EXPONENT: Final = b"0e0"
+_NUMBER_STARTS: Final = (b":", b":-", b"[", b"[-")
+_BACKSLASH: Final = ord("\\")
 
 
 class Decoded(NamedTuple):
@@ -48,34 +53,54 @@ def decode(raw: bytes | str, *, max_bytes: int) -> Decoded:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as failure:
         raise refuse("invalid_json", f"not JSON: {clip(str(failure), 200)}") from None
-    return Decoded(value, b"\\u0000" in raw or _may_be_great(raw) or _may_be_deep(raw))
+    outline = raw.translate(_OUTLINE)
+    return Decoded(value, _has_nul(raw) or _may_be_great(outline) or _may_be_deep(value, outline))
 
 
-def _may_be_great(raw: bytes) -> bool:
+# `find`, not `in`, for all words: `in` takes its left side for a number first, and the exception inside costs 0.25 µs.
+
+
+def _has_nul(raw: bytes) -> bool:
+    """Whether a string could hold NUL, which JSON can only spell as an escape."""
+    return _BACKSLASH in raw and raw.find(b"\\u0000") >= 0
+
+
+def _may_be_great(outline: bytes) -> bool:
     """Whether a number could exceed the limit: one of sixteen digits before the point, or with a positive exponent.
 
     What looks like that inside a string may only make it answer True too often.
     """
-    outline = b":" + raw.translate(_OUTLINE)
-    if _SIXTEEN_DIGITS[0] in outline or _SIXTEEN_DIGITS[1] in outline:
+    if outline.find(_SIXTEEN_DIGITS) >= 0 and _has_long_number(b":" + outline):
         return True
-    return (b"e0" in outline or b"e+0" in outline) and _EXPONENT.search(outline) is not None
+    return outline.find(_EXPONENT) >= 0 and _has_exponent(b":" + outline)
 
 
-def _may_be_deep(raw: bytes) -> bool:
-    """Whether nesting could exceed the limit. Brackets inside strings may only make it answer True too often.
+def _has_long_number(outline: bytes) -> bool:
+    """Whether sixteen digits stand where a number can begin, and not after a point or inside a word."""
+    return any(outline.find(start + _SIXTEEN_DIGITS) >= 0 for start in _NUMBER_STARTS)
 
-    Each round takes the innermost pairs away, so what is left after as many rounds as there are levels is too deep.
+
+def _has_exponent(outline: bytes) -> bool:
+    """Whether what stands before an exponent reaches back to where a number can begin, as it doesn't in `3f2e10-17`."""
+    before = outline.split(_EXPONENT)[:-1]
+    return any(piece.rstrip(b"0.").endswith(_NUMBER_STARTS) for piece in before)
+
+
+def _may_be_deep(value: Any, outline: bytes) -> bool:
+    """Whether a value could be nested deeper than the limit.
+
+    With no more opening brackets than levels it can't be, wherever they stand. Else the value itself is asked, level by
+    level: in the text, closing brackets inside strings could hide any depth. The collector's view of lists and dicts is
+    what they hold; it takes 0.2 µs an event where a loop of our own takes 1.
     """
-    brackets = raw.translate(None, _NOT_BRACKETS)
+    if len(outline) <= 4096 and outline.count(b"[") <= MAX_DEPTH:
+        return False
+    level = [value]
     for _ in range(MAX_DEPTH):
-        if not brackets:
+        level = gc.get_referents(*level)
+        if not level:
             return False
-        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if len(shorter) == len(brackets):
-            return True
-        brackets = shorter
-    return bool(brackets)
+    return True
 
 
 def flaw_in(value: Any) -> Problem | None:

@@ -26,6 +26,8 @@ class Item(ABC):
         self.weight = max(1, weight)
         """How many events it counts for in the queue."""
         self.size_bytes = size_bytes
+        self.is_taken = False
+        """Whether a commit has begun with it; before that a submission may still grow."""
         self.done = trio.Event()
         self.failure: Refusal | None = None
 
@@ -119,7 +121,7 @@ class StreamSubmission(Item):
         project: str,
         run_id: str,
         first_seq: int,
-        entries: Sequence[WireEvent | RefusedEvent],
+        entries: list[WireEvent | RefusedEvent],
         *,
         source: Source,
         received_at: int,
@@ -137,6 +139,18 @@ class StreamSubmission(Item):
         self.skipped = 0
         self.stopped = False
         self._received_at = received_at
+
+    def follows(self, other: StreamSubmission) -> bool:
+        """Whether this one begins where another ends, in the same stream and from the same connection."""
+        same = self.source is other.source and self.run_id == other.run_id and self.project == other.project
+        return same and self.first_seq == other.first_seq + len(other.entries)
+
+    def grow(self, more: StreamSubmission) -> None:
+        """Take in one that follows: small messages then cost hardly more than the events of a large one."""
+        self.entries.extend(more.entries)
+        self.weight += more.weight
+        self.size_bytes += more.size_bytes
+        self.duplicates += more.duplicates
 
     def runs(self) -> Iterable[str]:
         return (self.run_id,)

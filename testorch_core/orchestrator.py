@@ -154,6 +154,10 @@ class Orchestrator:
         await self._load(submission.project, submission.run_id)
         await self._committer.submit(submission)
 
+    def grow(self, submission: StreamSubmission, more: StreamSubmission) -> bool:
+        """Let a submission that is still queued take in one that follows it; False if it can't."""
+        return self._committer.grow(submission, more)
+
     async def start_run(
         self, project: str, request: Mapping[str, Any], *, participant: str, source: Source
     ) -> RunStatus:

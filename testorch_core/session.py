@@ -28,8 +28,8 @@ from testorch_core.protocol import (
 from testorch_core.router import EVENT_TYPES, HEARTBEAT, HELLO, SUBSCRIBE, UNSUBSCRIBE, answer, require_known
 from testorch_core.subscriptions import Subscriptions
 
-MAX_UNANSWERED: Final = 256
-"""Messages with events that may wait for their commit on one connection before it is read no further."""
+MAX_UNANSWERED: Final = 64
+"""Submissions that may wait for their commit on one connection before it is read no further."""
 
 QUIET_SECONDS: Final = 0.2
 """How long a draining session waits for another message before it takes the client's silence for the end."""
@@ -52,7 +52,6 @@ class Session:
         self._unanswered: deque[Queued] | None = None
         """What waits for its commit; none, and no task that waits with it, before the first event: observers send none."""
         self._queued = trio.Event()
-        self._in_flight = 0
         self._answered = trio.Event()
         self._conversation.on_displaced = self._displaced
         self._nursery: trio.Nursery | None = None
@@ -185,13 +184,13 @@ class Session:
             self._unanswered = deque()
             self._spawn(self._answer_events, self._unanswered)
         for submission in queued:
-            self._unanswered.append(submission)
-            self._in_flight += submission.weight
+            if not self._unanswered or self._unanswered[-1] is not submission:
+                self._unanswered.append(submission)
             self._queued.set()
         for refusal in refusals:
             await self._refuse(refusal)
         most = self._orchestrator.options.max_in_flight
-        while self._in_flight > most or len(self._unanswered) > MAX_UNANSWERED:
+        while len(self._unanswered) > MAX_UNANSWERED or sum(one.weight for one in self._unanswered) > most:
             await self._answered.wait()
 
     async def _answer_events(self, waiting: deque[Queued]) -> None:
@@ -204,7 +203,7 @@ class Session:
             acked = 0
             while waiting and waiting[0].done.is_set():
                 acked = max(acked, await self._tell(waiting[0]))
-                self._in_flight -= waiting.popleft().weight
+                waiting.popleft()
             await self._acknowledge(acked)
             self._answered.set()
             self._answered = trio.Event()
@@ -246,7 +245,7 @@ class Session:
 
     async def _settle(self) -> None:
         """Wait until everything that was sent so far is committed and its refusals are told."""
-        while self._in_flight:
+        while self._unanswered:
             await self._answered.wait()
 
     # Presence.

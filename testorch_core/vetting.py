@@ -22,21 +22,18 @@ class Vetting:
 
     def __init__(self, gate: Gate, *, host: bool) -> None:
         self._gate = gate
+        self._check = gate.check
         self._forbidden = ev.SERVER_TYPES if host else _CLIENTS_MAY_NOT
 
     def refusal_of(self, event: Any, *, suspicious: bool) -> Refusal | None:
         """Why an event may not be stored; None for a good one."""
-        if not envelope_is_fine(event):
-            problems = envelope_problems(event)
-            if problems:
-                return invalid_event(event, problems)
-        if suspicious:
-            flaw = flaw_in(event)
-            if flaw is not None:
-                return invalid_event(event, [flaw])
+        if suspicious or not envelope_is_fine(event):
+            refusal = _outer_refusal(event, suspicious=suspicious)
+            if refusal is not None:
+                return refusal
         if event["type"] in self._forbidden:
             return invalid_event(event, [Problem("type", f"`{event['type']}` is written by the server alone")])
-        return self._gate.check(event)
+        return self._check(event)
 
     def vetted(self, event: Any, *, suspicious: bool) -> WireEvent:
         """The event as it is to be stored. Raises `RefusedError`."""
@@ -50,6 +47,15 @@ class Vetting:
         if not self._gate.amends:
             return event
         return self._gate.amend(event) if envelope_is_fine(event) else None
+
+
+def _outer_refusal(event: Any, *, suspicious: bool) -> Refusal | None:
+    """What speaks against an event's envelope, or, if that is good, against storing what the event holds at all."""
+    problems = envelope_problems(event)
+    if problems:
+        return invalid_event(event, problems)
+    flaw = flaw_in(event) if suspicious else None
+    return None if flaw is None else invalid_event(event, [flaw])
 
 
 def hash_of(wire: WireEvent) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from testorch_core import events as ev
 from testorch_core.acceptor import compile_acceptor
@@ -17,7 +17,9 @@ from testorch_plugins.security.event_validation.options import EventValidationOp
 from testorch_plugins.security.event_validation.schemas import SCHEMAS
 
 _schemas = {kind: schema() for kind, schema in SCHEMAS.items()}
-_acceptors = {kind: compile_acceptor(schema) for kind, schema in _schemas.items()}
+_acceptors = {kind: compile_acceptor(schema) for kind, schema in _schemas.items() if kind != ev.TEST_OUTPUT}
+"""What is good whatever the options say; outputs are held against `max_output_characters`, too."""
+_output_is_fine = compile_acceptor(_schemas[ev.TEST_OUTPUT])
 
 
 class EventValidation(SecurityPolicy):
@@ -34,18 +36,24 @@ class EventValidation(SecurityPolicy):
         """Nothing to release."""
 
     def validate(self, event: WireEvent) -> Sequence[Problem]:
-        kind, payload = event["type"], event["payload"]
-        accepts = _acceptors.get(kind)
-        if accepts is None:
+        accepts = _acceptors.get(event["type"])
+        if accepts is not None and accepts(event["payload"]):
+            return ()
+        return self._problems(event["type"], event["payload"])
+
+    def _problems(self, kind: str, payload: Any) -> Sequence[Problem]:
+        if kind not in _schemas:
             return self._unknown(kind)
-        if not accepts(payload):
-            problems = problems_of(_schemas[kind], payload, "payload")
-            if problems:
-                return problems
-        if kind == ev.TEST_OUTPUT and len(payload["text"]) > self.options.max_output_characters:
-            most = self.options.max_output_characters
-            return [Problem("payload.text", f"has {len(payload['text'])} characters; at most {most} are taken")]
-        return ()
+        if kind != ev.TEST_OUTPUT:
+            return problems_of(_schemas[kind], payload, "payload")
+        problems = [] if _output_is_fine(payload) else problems_of(_schemas[kind], payload, "payload")
+        return problems or self._too_long(payload["text"])
+
+    def _too_long(self, text: str) -> Sequence[Problem]:
+        most = self.options.max_output_characters
+        if len(text) <= most:
+            return ()
+        return [Problem("payload.text", f"has {len(text)} characters; at most {most} are taken")]
 
     def _unknown(self, kind: str) -> Sequence[Problem]:
         if self.options.unknown_types == "store" or kind in ev.PRESENCE_TYPES:
