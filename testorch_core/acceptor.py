@@ -15,8 +15,6 @@ from marshmallow import RAISE, Schema, fields, validate
 
 Acceptor = Callable[[Any], bool]
 
-_MANY_FIELDS = 12
-
 
 class Whole(fields.Integer):
     """An integer and nothing else: no float, no string, and no boolean (which Python takes for an integer)."""
@@ -54,8 +52,7 @@ def compile_acceptor(schema: Schema) -> Acceptor:
     A field of a type, or with a validator, that is not known here makes it answer False wherever that field is present.
     """
     names: dict[str, Any] = {"_inf": math.inf}
-    statements = _schema_lines("value", schema, names, counts=len(schema.load_fields) >= _MANY_FIELDS)
-    lines = ["def accept(value):", *_indented(statements), "    return True"]
+    lines = ["def accept(value):", *_indented(_schema_lines("value", schema, names)), "    return True"]
     exec(compile("\n".join(lines), f"<acceptor of {type(schema).__name__}>", "exec"), names)
     accept: Acceptor = names["accept"]
     return accept
@@ -65,27 +62,16 @@ def _indented(lines: list[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
-def _schema_lines(variable: str, schema: Schema, names: dict[str, Any], *, counts: bool = False) -> list[str]:
-    """Statements that return False where `variable` is not certainly fine, and go on where it is.
-
-    With `counts` they return True as soon as all that is in `variable` has been seen, and spare the fields still to come.
-    """
+def _schema_lines(variable: str, schema: Schema, names: dict[str, Any]) -> list[str]:
+    """Statements that return False where `variable` is not certainly fine, and go on where it is."""
     if _has_hooks(schema):
         return ["return False"]
     lines = [f"if type({variable}) is not dict: return False"]
     if schema.unknown == RAISE:
         known = _name(names, frozenset(field.data_key or name for name, field in schema.load_fields.items()))
         lines.append(f"if not {variable}.keys() <= {known}: return False")
-    loaded = {field.data_key or name: field for name, field in schema.load_fields.items()}
-    required = [key for key, field in loaded.items() if field.required]
-    for key in required:
-        lines += _required_lines(variable, key, loaded[key], names)
-    if counts:
-        lines.append(f"left = len({variable}) - {len(required)}")
-    seen = ["if left == 1: return True", "left -= 1"] if counts else []
-    for key, field in loaded.items():
-        if not field.required:
-            lines += [f"if {key!r} in {variable}:", *_indented([*_optional(variable, key, field, names), *seen])]
+    for name, field in schema.load_fields.items():
+        lines += _field_lines(variable, field.data_key or name, field, names)
     return lines
 
 
@@ -94,16 +80,13 @@ def _has_hooks(schema: Schema) -> bool:
     return any(hooks for hooks in type(schema)._hooks.values())
 
 
-def _required_lines(parent: str, key: str, field: fields.Field[Any], names: dict[str, Any]) -> list[str]:
+def _field_lines(parent: str, key: str, field: fields.Field[Any], names: dict[str, Any]) -> list[str]:
     variable = f"{parent}_field"
     checks = _checks(variable, field, names)
-    # One look-up, where `in` and an index would be two: a block that is entered and not left by an error costs nothing.
-    return [f"try: {variable} = {parent}[{key!r}]", "except KeyError: return False", *checks]
-
-
-def _optional(parent: str, key: str, field: fields.Field[Any], names: dict[str, Any]) -> list[str]:
-    variable = f"{parent}_field"
-    return [f"{variable} = {parent}[{key!r}]", *_checks(variable, field, names)]
+    if field.required:
+        # One look-up, where `in` and an index would be two: a block that is entered and not left by an error costs nothing.
+        return [f"try: {variable} = {parent}[{key!r}]", "except KeyError: return False", *checks]
+    return [f"if {key!r} in {parent}:", *_indented([f"{variable} = {parent}[{key!r}]", *checks])]
 
 
 def _checks(variable: str, field: fields.Field[Any], names: dict[str, Any]) -> list[str]:

@@ -274,8 +274,8 @@ class Conversation:
         self, intake: StreamIntake, found: Sorted, message_refusal: Refusal | None, *, suspicious: bool
     ) -> list[WireEvent | RefusedEvent]:
         entries: list[WireEvent | RefusedEvent] = []
-        refusal_of, amend, append = self._vetting.refusal_of, self._orchestrator.gate.amend, entries.append
-        amends = self._orchestrator.gate.amends
+        gate = self._orchestrator.gate
+        refusal_of, amends, amend, append = self._vetting.refusal_of, gate.amends, gate.amend, entries.append
         for seq, event in enumerate(found.taken, found.first_seq):
             refusal = message_refusal or refusal_of(event, suspicious=suspicious) or _other_run(event, intake)
             if refusal is not None:

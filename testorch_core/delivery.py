@@ -27,7 +27,7 @@ GATHER_SECONDS: Final = 0.05
 """How long a reporter that has caught up lets the log grow before it reads again: nobody sees it, and it spares a read of
 the store for each of many small commits."""
 
-CALLS_AT_A_TIME: Final = 64
+EVENTS_AT_A_TIME: Final = 64
 SAVE_CURSORS_SECONDS: Final = 2.0
 _REGISTERED: Final = ""
 """The project under which it is noted that a reporter is not new, even if no project has a log yet."""
@@ -122,7 +122,8 @@ class ReporterFeed:
             if call is not None:
                 await self._tell(call)
                 self._move(project, event.offset)
-            if index % CALLS_AT_A_TIME == 0:  # a reporter that awaits nothing must not hold up the others
+            if call is not None or index % EVENTS_AT_A_TIME == 0:
+                # A reporter that awaits nothing must not hold up the others for longer than one call takes.
                 await trio.lowlevel.checkpoint()
         if batches:
             self._move(project, batches[-1].last_offset)
@@ -197,7 +198,8 @@ class ReporterFeed:
             except (Retryable, StorageFailedError) as failure:  # the store may fail while the reporter reads its run
                 wait = failure.after_seconds if isinstance(failure, Retryable) else None
                 self._note("reporter_retries", failure)
-            except Exception as failure:  # a reporter's defect must harm nobody else; it is counted and shown
+            # A reporter's defect must harm nobody else; it is counted and shown. Some libraries exit like commands.
+            except (Exception, SystemExit) as failure:
                 unexpected += 1
                 if unexpected >= UNEXPECTED_TRIES:
                     return self._give_up(failure)
@@ -208,11 +210,11 @@ class ReporterFeed:
             backoff = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(tries, 10)) * random.uniform(0.5, 1.0)
             await trio.sleep(backoff if wait is None else wait)
 
-    def _give_up(self, failure: Exception) -> None:
+    def _give_up(self, failure: BaseException) -> None:
         self.counts.failed += 1
         self._note("reporter_gave_up", failure)
 
-    def _note(self, event: str, failure: Exception) -> None:
+    def _note(self, event: str, failure: BaseException) -> None:
         self.counts.last_error = f"{type(failure).__name__}: {failure}"
         self._log.warning(event, error=self.counts.last_error)
 

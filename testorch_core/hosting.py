@@ -16,7 +16,7 @@ from testorch_core.interfaces.reporter import Reporter
 Answer = TypeVar("Answer")
 
 PLUGIN_THREADS: Final = 16
-"""Threads that all plugins share. The store has its own, so that plugins that hang in threads can't stop it."""
+"""Threads that one plugin may have at a time. Each has a limit of its own: one that hangs in threads stops no other."""
 
 
 class HostedPlugin:
@@ -91,6 +91,8 @@ class HostedPlugin:
             async def named() -> None:
                 try:
                     await job()
+                except SystemExit as failure:  # of a library that thinks that it is a command
+                    raise PluginFailedError(f"the task `{name}` raised {type(failure).__name__}: {failure}") from failure
                 except Exception as failure:
                     failure.add_note(f"in the task `{name}` of the plugin `{self.plugin.name}`")
                     raise
@@ -140,6 +142,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _thread_runner(limiter: trio.CapacityLimiter | None) -> Callable[[Callable[[], Answer]], Awaitable[Answer]]:
     def in_thread(work: Callable[[], Answer]) -> Awaitable[Answer]:
-        return trio.to_thread.run_sync(work, limiter=limiter)
+        # Abandoned when cancelled: a thread that never comes back would keep the server from stopping.
+        return trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
 
     return in_thread

@@ -37,8 +37,8 @@ class StreamIntake:
     def sort(self, events: Sequence[Any]) -> Sorted:
         """Sort a message's events, and count the next ones as taken."""
         expected = self.expected
-        for place, event in enumerate(events):
-            if type(event) is not dict or event.get("seq") != expected + place:
+        for seq, event in enumerate(events, expected):
+            if type(event) is not dict or event.get("seq") != seq:
                 break
         else:  # as it is nearly always: all of them are next
             self.halted = self.halted and not events

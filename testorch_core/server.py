@@ -37,7 +37,6 @@ class Server:
         self._policies = cast("tuple[SecurityPolicy, ...]", plugins.security)
         self._reporters = cast("tuple[Reporter, ...]", plugins.reporters)
         self._transports = cast("tuple[Transport, ...]", plugins.transports)
-        self._plugin_threads = trio.CapacityLimiter(PLUGIN_THREADS)
         self._hosted: list[HostedPlugin] = []
         self._sessions: set[Session] = set()
         self._last_session_gone = trio.Event()
@@ -84,7 +83,9 @@ class Server:
         hosted = HostedPlugin(plugin, close_seconds=self._options.close_seconds, log=self._log)
         self._hosted.append(hosted)
         await nursery.start(lambda task_status: hosted.run(
-            folder=self._configuration.folder, limiter=self._plugin_threads, task_status=task_status
+            folder=self._configuration.folder,
+            limiter=trio.CapacityLimiter(PLUGIN_THREADS),
+            task_status=task_status,
         ))  # fmt: skip
 
     async def serve_connection(self, connection: Connection) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marshmallow import RAISE, Schema, fields, post_load, validate
+from marshmallow import INCLUDE, RAISE, Schema, fields, post_load, validate
 
 from testorch_core.acceptor import Whole, compile_acceptor
 from testorch_core.protocol import EventEnvelope, problems_of
@@ -73,6 +73,30 @@ def test_a_schema_with_code_of_its_own_is_left_to_itself():
             return loaded
 
     assert not compile_acceptor(Hooked())({"name": "x"})
+
+
+def test_a_field_with_code_of_its_own_is_left_to_itself():
+    class Coded(Schema):
+        early = fields.String(pre_load=lambda value: 1 / 0)
+        late = fields.List(fields.String(post_load=lambda value: 1 / 0))
+
+    accept = compile_acceptor(Coded())
+    assert accept({})
+    assert accept({"late": []})
+    assert not accept({"early": "x"})
+    assert not accept({"late": ["x"]})
+
+
+def test_a_field_that_overrules_its_schema_is_left_to_the_schema():
+    class Inner(Schema):
+        class Meta:
+            unknown = INCLUDE
+
+    class Outer(Schema):
+        inner = fields.Nested(Inner(), unknown=RAISE)
+
+    assert problems_of(Outer(), {"inner": {"x": 1}}, "") != []
+    assert not compile_acceptor(Outer())({"inner": {"x": 1}})
 
 
 def test_unknown_keys_are_refused_where_the_schema_refuses_them():

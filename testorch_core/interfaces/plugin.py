@@ -21,7 +21,7 @@ class Spawner(Protocol):
 
 
 class ThreadRunner(Protocol):
-    """Runs blocking work in a thread, under a limiter that plugins share and the store doesn't."""
+    """Runs blocking work in a thread, under a limiter of the plugin's own."""
 
     def __call__(self, work: Callable[[], Answer], /) -> Awaitable[Answer]: ...
 
