@@ -92,7 +92,9 @@ class HostedPlugin:
                 try:
                     await job()
                 except SystemExit as failure:  # of a library that thinks that it is a command
-                    raise PluginFailedError(f"the task `{name}` raised {type(failure).__name__}: {failure}") from failure
+                    raise PluginFailedError(
+                        f"the task `{name}` raised {type(failure).__name__}: {failure}"
+                    ) from failure
                 except Exception as failure:
                     failure.add_note(f"in the task `{name}` of the plugin `{self.plugin.name}`")
                     raise

@@ -28,7 +28,7 @@ from testorch_core.protocol import (
 from testorch_core.router import EVENT_TYPES, HEARTBEAT, HELLO, SUBSCRIBE, UNSUBSCRIBE, answer, require_known
 from testorch_core.subscriptions import Subscriptions
 
-MAX_UNANSWERED: Final = 64
+MAX_UNANSWERED: Final = 256
 """Submissions that may wait for their commit on one connection before it is read no further."""
 
 QUIET_SECONDS: Final = 0.2

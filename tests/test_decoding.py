@@ -77,6 +77,14 @@ def test_ordinary_events_need_no_second_look():
     ).suspicious
 
 
+@pytest.mark.parametrize("number", ["9007199254740992", "-9007199254740992", "1e16", "-1E+16", "9007199254740992.5"])
+@pytest.mark.parametrize("place", ["{}", " {}", "[{}]", "[0,{}]", "[\t{}]", '{{"a":{}}}', '{{"a": {}}}'])
+def test_a_number_beyond_the_limit_is_found_wherever_one_can_stand(number: str, place: str):
+    found = decode(place.format(number), max_bytes=1000)
+    assert flaw_in(found.value) is not None
+    assert found.suspicious
+
+
 @pytest.mark.parametrize("inside", ["1", "[]", "{}", '"]"'])
 def test_brackets_in_strings_hide_no_depth(inside: str):
     """The closing ones pair with real opening ones in the text, and the opening ones with real closing ones."""
@@ -135,7 +143,7 @@ NUMBER_TEXTS = st.builds(
     st.just("") | EXPONENTS,
 )  # fmt: skip
 SPACES = st.sampled_from(["", "", " ", "\n", "\t", "\r\n  "])
-STRING_PIECES = ["a", "e", "1", "0e0", "[", "]", "{", "}", ":", ",", " ", "-", ".", "u0000", "\\u0000", "\\\\", '\\"', "\\n"]
+STRING_PIECES = [*"ae1[]{}:, -.", "0e0", "u0000", "\\u0000", "\\\\", '\\"', "\\n"]
 STRING_TEXTS = st.lists(st.sampled_from(STRING_PIECES), max_size=5).map(lambda pieces: f'"{"".join(pieces)}"')
 
 
