@@ -426,3 +426,15 @@ def with_sqlite(path: Path, statement: str) -> None:
     with connection:
         connection.execute(statement)
     connection.close()
+
+
+async def test_a_page_of_the_log_is_bounded_in_bytes_too(store, monkeypatch):
+    """P7: a thousand large events must not be read at once."""
+    monkeypatch.setattr(reading, "PAGE_BYTES", 3_000)
+    for number in range(6):
+        await store.append(commit_of(slice_of(number, [f"e{number}"], text="x" * 2_000)))
+    pages, after = [], 0
+    while page := await store.read(PROJECT, after=after, limit=1_000):
+        pages.append(len(page))
+        after = page[-1].last_offset
+    assert pages == [2, 2, 2]

@@ -20,6 +20,9 @@ from testorch_plugins.storage.sql.tables import cursors, projects, results, runs
 from testorch_plugins.storage.sql.writing import ZSTD, history_key
 
 _MAX_BATCH_BYTES = 256 * 1024 * 1024
+PAGE_BYTES = 8 * 1024 * 1024
+"""Where a page of the log ends, however few events it holds: they may be large."""
+
 _PAIRS_AT_A_TIME = 400
 """Two variables each; SQLite takes at most 32,766 in a statement, older ones 999."""
 
@@ -38,11 +41,12 @@ def read(connection: Connection, project: str, *, after: int, limit: int, run_id
     values = {"project": project, "after": after, "most": limit, "run_id": run_id}
     query = st.READ_PROJECT if run_id is None else st.READ_RUN
     found: list[RecordBatch] = []
-    count = 0
+    count = size = 0
     for row in connection.execute(query, values):
         found.append(_batch(project, row))
         count += found[-1].count
-        if count >= limit:
+        size += len(found[-1].body)
+        if count >= limit or size >= PAGE_BYTES:
             break
     return found
 
