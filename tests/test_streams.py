@@ -408,6 +408,7 @@ async def test_a_test_that_begins_and_ends_in_one_message_counts_once(autojump_c
 async def test_projects_participants_and_attempts_are_bounded(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ):
+    """P7: what a client can make as many of as it likes has a bound."""
     monkeypatch.setattr("testorch_core.transaction.MAX_ATTEMPTS", 3)
     limits = {"max_projects": 2, "max_participants": 2}
     async with running({**MEMORY, "server": limits}) as server, clients(server, 3) as [client, other, third]:

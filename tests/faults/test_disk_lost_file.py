@@ -49,6 +49,7 @@ def lose_and_put_back(server, client, sing, name):
 
 
 def test_while_a_file_of_the_database_is_away_nothing_is_acknowledged_and_when_it_is_back_all_is_well(tmp_path):
+    """P6: into a file that nobody will find again nothing is acknowledged."""
     with served(tmp_path) as (server, client, sing):
         for name in VICTIMS:
             lose_and_put_back(server, client, sing, name)
