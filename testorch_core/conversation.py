@@ -9,19 +9,18 @@ from typing import Any, Final
 import trio
 
 from testorch_core import events as ev
-from testorch_core.addressing import Addressing
+from testorch_core.access import Access, CloseConversation
 from testorch_core.decoding import flaw_in
-from testorch_core.errors import Problem, Refusal, RefusedError, TestorchError, refuse
+from testorch_core.errors import Problem, Refusal, RefusedError, refuse
 from testorch_core.events import Source, WireEvent
 from testorch_core.gate import invalid_event
 from testorch_core.intake import Sorted, StreamIntake
-from testorch_core.interfaces.security import AccessRequest, Allow, Close, Delay, Principal, Refuse
-from testorch_core.interfaces.storage import ResultFilter, RunFilter
+from testorch_core.interfaces.security import ANONYMOUS
 from testorch_core.interfaces.transport import Handshake
 from testorch_core.items import StreamSubmission, Submission
-from testorch_core.orchestrator import DEFAULT_WINDOW, Orchestrator
-from testorch_core.protocol import CLOSE_UNAUTHENTICATED, DEFAULT_PAGE
-from testorch_core.results import Result
+from testorch_core.orchestrator import Orchestrator
+from testorch_core.protocol import CLOSE_UNAUTHENTICATED
+from testorch_core.queries import Queries
 from testorch_core.runs import RunStatus
 from testorch_core.streams import StreamState
 from testorch_core.transaction import RefusedEvent
@@ -39,17 +38,6 @@ class _Part:
     refused: list[RefusedEvent] = field(default_factory=list)
 
 
-class CloseConversation(TestorchError):  # noqa: N818 - an order to the session, not a failure
-    """A policy wants the connection closed."""
-
-    code = "close"
-
-    def __init__(self, close_code: int, reason: str) -> None:
-        self.close_code = close_code
-        self.reason = reason
-        super().__init__(reason)
-
-
 class Conversation:
     """The state of one client: its principal, its project and the runs that it has touched.
 
@@ -61,10 +49,11 @@ class Conversation:
         self._orchestrator = orchestrator
         self._handshake = handshake
         self._vetting = Vetting(orchestrator.gate, host=host)
-        self._principal: Principal
         self._greeted: trio.Event
         self._source = Source(self.id)
-        self._addressing = Addressing(None, orchestrator.new_id)
+        self._access = Access(orchestrator.gate, handshake, ANONYMOUS, orchestrator.new_id)
+        self.queries = Queries(orchestrator, self._access)
+        """What this client may ask."""
         self._touched: dict[tuple[str, str], str] = {}
         self._is_open = False
         self._has_spoken = False
@@ -77,7 +66,7 @@ class Conversation:
     @property
     def project(self) -> str:
         """The project of the run that was started last, else the default one."""
-        return self._addressing.home
+        return self._access.addressing.home
 
     async def open(self) -> None:
         """Authenticate, and write `system/client/connect`. Raises `CloseConversation` for a stranger."""
@@ -85,14 +74,14 @@ class Conversation:
         if principal is None:
             self._orchestrator.refusals.count("unauthenticated")
             raise CloseConversation(CLOSE_UNAUTHENTICATED, "unauthenticated")
-        self._principal = principal
+        self._access = Access(self._orchestrator.gate, self._handshake, principal, self._orchestrator.new_id)
+        self.queries = Queries(self._orchestrator, self._access)
         self._source = Source(self.id, principal.name)
-        self._addressing = Addressing(principal.projects, self._orchestrator.new_id)
         self._is_open = True
         self._orchestrator.clients.add(self.id)
         agent = self._handshake.headers.get("user-agent", "")
         facts = self._presence_facts() | {"address": self._handshake.address, "agent": agent}
-        self._greeted = self._orchestrator.connected(self._addressing.home, facts, source=self._source)
+        self._greeted = self._orchestrator.connected(self._access.addressing.home, facts, source=self._source)
 
     async def close(self) -> None:
         """Write `system/client/disconnect`, and leave the runs that this client takes part in. Works twice.
@@ -113,7 +102,7 @@ class Conversation:
                 self._orchestrator.log.warning("departure_not_stored", run=run_id, error=refused.refusal.message)
         await self._greeted.wait()
         await self._orchestrator.presence(
-            self._addressing.home, ev.CLIENT_DISCONNECT, self._presence_facts(), source=self._source
+            self._access.addressing.home, ev.CLIENT_DISCONNECT, self._presence_facts(), source=self._source
         )
 
     # Events.
@@ -130,20 +119,22 @@ class Conversation:
         self._has_spoken = True
         if self.intake is not None:
             return await self._record_stream(self.intake, events, kind, size_bytes=size_bytes, suspicious=suspicious)
-        await self._admit(kind, self._addressing.home, events=len(events), size_bytes=size_bytes)
+        await self._access.admit(kind, self._access.addressing.home, events=len(events), size_bytes=size_bytes)
         parts: dict[tuple[str, str], _Part] = {}
         refusals: list[Refusal] = []
         for event in events:
             try:
                 wire = self._vetting.vetted(event, suspicious=suspicious)
                 if wire["type"] in ev.PRESENCE_TYPES:
-                    await self._orchestrator.host_event(self._addressing.project_of(wire), wire, source=self._source)
+                    await self._orchestrator.host_event(
+                        self._access.addressing.project_of(wire), wire, source=self._source
+                    )
                 else:
-                    part = parts.setdefault(self._addressing.address_of(wire), _Part())
+                    part = parts.setdefault(self._access.addressing.address_of(wire), _Part())
                     part.good.append((wire, hash_of(wire)))
             except RefusedError as refused:
                 refusals.append(refused.refusal)
-                address = self._addressing.address_of_refused(event)
+                address = self._access.addressing.address_of_refused(event)
                 if address is not None:
                     parts.setdefault(address, _Part()).refused.append(self._refused(event, refused.refusal))
         queued: list[Submission | StreamSubmission] = []
@@ -170,7 +161,7 @@ class Conversation:
             received_at=self._orchestrator.clock_ms(),
             refused=part.refused,
             size_bytes=size_bytes,
-            implicit=self._addressing.is_implicit((project, run_id)),
+            implicit=self._access.addressing.is_implicit((project, run_id)),
         )
         if part.good and (project, run_id) not in self._touched:
             self._touch(project, run_id)
@@ -184,14 +175,14 @@ class Conversation:
         """Greet a client, and give it its stream if it names one."""
         if self._has_spoken:
             raise refuse("invalid_message", "`hello` comes once, and before anything else")
-        project = self._addressing.project_of(request)
-        await self._admit("hello", project, run_id=request.get("runId"))
+        project = self._access.addressing.project_of(request)
+        await self._access.admit("hello", project, run_id=request.get("runId"))
         run_id = acked_seq = None
         stream_id = request.get("streamId")
         if stream_id is not None:
             run_id, acked_seq = await self._take_stream(project, stream_id, request)
         self._has_spoken = True
-        self._addressing.greeted(project)
+        self._access.addressing.greeted(project)
         return self._orchestrator.welcome() | {
             "sessionId": self.id,
             "streamId": stream_id,
@@ -205,7 +196,7 @@ class Conversation:
         known = await attendance.hold_stream(
             project, stream_id, self, run_id=asked, resume=request.get("resume") is True
         )  # fmt: skip
-        self._source = Source(self.id, self._principal.name, stream_id)
+        self._source = Source(self.id, self._access.principal.name, stream_id)
         acked_seq = 0
         if known is not None:
             try:
@@ -216,7 +207,7 @@ class Conversation:
             self._touch(project, known)
         self.intake = StreamIntake(project, stream_id, known or asked, acked_seq)
         if self.intake.run_id is not None:
-            self._addressing.started((project, self.intake.run_id))
+            self._access.addressing.started((project, self.intake.run_id))
         return self.intake.run_id, acked_seq
 
     async def _record_stream(
@@ -253,7 +244,7 @@ class Conversation:
 
     async def _admitted(self, kind: str, intake: StreamIntake, found: Sorted, size_bytes: int) -> Refusal | None:
         try:
-            await self._admit(
+            await self._access.admit(
                 kind, intake.project, run_id=intake.run_id, events=len(found.taken), size_bytes=size_bytes
             )  # fmt: skip
         except RefusedError as refused:
@@ -263,9 +254,9 @@ class Conversation:
     async def _bind(self, intake: StreamIntake, events: Sequence[Any]) -> None:
         """Give a stream that has no run yet that of its first event."""
         if intake.run_id is None:
-            address = next(filter(None, map(self._addressing.address_of_refused, events)), None)
+            address = next(filter(None, map(self._access.addressing.address_of_refused, events)), None)
             intake.run_id = address[1] if address is not None else self._orchestrator.new_id()
-            self._addressing.started((intake.project, intake.run_id))
+            self._access.addressing.started((intake.project, intake.run_id))
         if (intake.project, intake.run_id) not in self._touched:
             self._touch(intake.project, intake.run_id)
             self._orchestrator.attendance.entered(intake.project, intake.run_id, self._participant, self.id)
@@ -277,7 +268,7 @@ class Conversation:
         gate = self._orchestrator.gate
         refusal_of, amends, amend, append = self._vetting.refusal_of, gate.amends, gate.amend, entries.append
         for seq, event in enumerate(found.taken, found.first_seq):
-            refusal = message_refusal or refusal_of(event, suspicious=suspicious) or _other_run(event, intake)
+            refusal = message_refusal or refusal_of(event, suspicious=suspicious) or intake.refusal_of_stranger(event)
             if refusal is not None:
                 append(self._refused(event, replace(refusal, seq=seq)))
             else:
@@ -300,7 +291,7 @@ class Conversation:
             raise refuse("invalid_message", "`streamEnd` is for connections that began with a `hello` and a `streamId`")
         if self.intake.run_id is None:
             raise refuse("unknown_run", "the stream has no run yet: nothing was started or sent in it")
-        await self._admit("streamEnd", self.intake.project, run_id=self.intake.run_id)
+        await self._access.admit("streamEnd", self.intake.project, run_id=self.intake.run_id)
         return await self._orchestrator.end_stream(
             self.intake.project, self.intake.run_id, request, participant=self._participant, source=self._source
         )
@@ -308,7 +299,7 @@ class Conversation:
     @property
     def principal_name(self) -> str:
         """Who is on this connection."""
-        return self._principal.name
+        return self._access.principal.name
 
     def displaced(self, refusal: Refusal) -> None:
         """Another connection has resumed this one's stream."""
@@ -319,15 +310,15 @@ class Conversation:
     async def start_run(self, request: Mapping[str, Any]) -> RunStatus:
         """Open or join a run, which becomes the one that events without a run belong to."""
         self._has_spoken = True
-        project = self._addressing.project_of(request)
-        await self._admit("startTestRun", project, run_id=request.get("runId"))
+        project = self._access.addressing.project_of(request)
+        await self._access.admit("startTestRun", project, run_id=request.get("runId"))
         self._check_embedded(request.get("metadata"))
         if self.intake is not None:
             request = await self._within_stream(self.intake, project, request)
         status = await self._orchestrator.start_run(
             project, request, participant=self._participant, source=self._source
         )
-        self._addressing.started((project, status.run_id))
+        self._access.addressing.started((project, status.run_id))
         self._touch(project, status.run_id)
         if self.intake is not None:
             self.intake.run_id = status.run_id
@@ -349,8 +340,8 @@ class Conversation:
 
     async def end_run(self, request: Mapping[str, Any]) -> RunStatus:
         """End this client's part in a run: the named one, else the one that it started last."""
-        project, run_id = self._addressing.run_of(request)
-        await self._admit("endTestRun", project, run_id=run_id)
+        project, run_id = self._access.addressing.run_of(request)
+        await self._access.admit("endTestRun", project, run_id=run_id)
         status = await self._orchestrator.end_run(
             project,
             run_id,
@@ -360,74 +351,16 @@ class Conversation:
         )
         if status.is_over:
             self._touched.pop((project, run_id), None)  # a host's one conversation may see runs without end
-        self._addressing.ended((project, run_id))
+        self._access.addressing.ended((project, run_id))
         return status
 
     async def cancel_run(self, request: Mapping[str, Any]) -> RunStatus:
         """End a run at once, as interrupted."""
-        project, run_id = self._addressing.run_of(request)
-        await self._admit("cancelTestRun", project, run_id=run_id)
+        project, run_id = self._access.addressing.run_of(request)
+        await self._access.admit("cancelTestRun", project, run_id=run_id)
         return await self._orchestrator.cancel_run(project, run_id, source=self._source, reason=request.get("reason"))
 
-    # Queries.
-
-    async def active_runs(self, request: Mapping[str, Any]) -> list[RunStatus]:
-        """The open runs of the named project, else of every project that this client may see."""
-        project = request.get("project")
-        await self._admit("getActiveRuns", self._addressing.project_of(request))
-        found = await self._orchestrator.active_runs(project)
-        return [one for one in found if self._principal.projects is None or one.project in self._principal.projects]
-
-    async def run_status(self, request: Mapping[str, Any]) -> RunStatus:
-        """One run."""
-        project, run_id = self._addressing.run_of(request)
-        await self._admit("getRunStatus", project, run_id=run_id)
-        return await self._orchestrator.query_run(project, run_id)
-
-    async def runs(self, request: Mapping[str, Any]) -> tuple[list[RunStatus], str | None]:
-        """A page of runs, and the cursor of the next: of the named project, else of all that this client may see."""
-        project = request.get("project")
-        if project is None and self._principal.projects is not None:
-            project = self._addressing.project_of(request)
-        await self._admit("getRuns", self._addressing.project_of(request))
-        where = RunFilter(
-            project=project, status=request.get("status"), key=request.get("key"), prefix=request.get("prefix")
-        )  # fmt: skip
-        page = await self._orchestrator.runs(where, **_page_of(request))
-        return [row.run_status() for row in page.rows], page.next
-
-    async def results(self, request: Mapping[str, Any]) -> tuple[list[Result], str | None]:
-        """A page of a run's results, and the cursor of the next."""
-        project, run_id = self._addressing.run_of(request)
-        await self._admit("getResults", project, run_id=run_id)
-        where = ResultFilter(
-            final_only=request.get("finalOnly", False), status=request.get("status"), outcome=request.get("outcome")
-        )
-        page = await self._orchestrator.results(project, run_id, where, **_page_of(request))
-        return [Result.from_row(project, row) for row in page.rows], page.next
-
-    async def history(self, request: Mapping[str, Any]) -> tuple[list[Result], str | None]:
-        """A page of one test's results in a project's runs, and the cursor of the next."""
-        project = self._addressing.project_of(request)
-        await self._admit("getHistory", project)
-        page = await self._orchestrator.history(project, request["testId"], **_page_of(request))
-        return [Result.from_row(project, row) for row in page.rows], page.next
-
-    async def observed(self, request: Mapping[str, Any]) -> tuple[str, str | None]:
-        """(project, run id or None) that a subscription is about, if this client may see it."""
-        project, run_id = self._addressing.project_of(request), request.get("runId")
-        await self._admit("subscribe", project, run_id=run_id)
-        return project, run_id
-
-    async def statistics(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Statistics of the named project, else of all that this client may see as one."""
-        project = request.get("project")
-        if project is None and self._principal.projects is not None:
-            project = self._addressing.project_of(request)
-        await self._admit("getStatistics", self._addressing.project_of(request))
-        return await self._orchestrator.statistics(project, window=request.get("window", DEFAULT_WINDOW))
-
-    # Addressing and access.
+    # Inside.
 
     @property
     def _participant(self) -> str:
@@ -446,58 +379,5 @@ class Conversation:
         if flaw is not None:
             raise refuse("invalid_message", f"`metadata`: {flaw}", details=(flaw,))
 
-    async def _admit(
-        self, action: str, project: str, *, run_id: str | None = None, events: int = 0, size_bytes: int = 0
-    ) -> None:
-        if not self._orchestrator.gate.admits:
-            return
-        request = AccessRequest(
-            principal=self._principal,
-            handshake=self._handshake,
-            action=action,
-            project=project,
-            run_id=run_id,
-            events=events,
-            size_bytes=size_bytes,
-        )
-        verdict = self._orchestrator.gate.admit(request)
-        said = verdict.admission
-        if isinstance(said, Allow):
-            return
-        if isinstance(said, Delay):
-            await trio.sleep(said.seconds)
-        elif isinstance(said, Refuse):
-            raise refuse(
-                said.code,
-                said.reason,
-                temporary=said.retry_after_ms is not None,
-                retry_after_ms=said.retry_after_ms,
-                policy=verdict.policy,
-            )
-        elif isinstance(said, Close):
-            raise CloseConversation(said.code, said.reason)
-
     def _presence_facts(self) -> dict[str, Any]:
-        return {"connection": self.id, "principal": self._principal.name, "transport": self._handshake.transport}
-
-
-def _page_of(request: Mapping[str, Any]) -> dict[str, Any]:
-    return {"limit": request.get("limit", DEFAULT_PAGE), "cursor": request.get("cursor")}
-
-
-def _other_run(event: WireEvent, intake: StreamIntake) -> Refusal | None:
-    """The refusal of an event that names another run, or project, than its stream's."""
-    run_id = event.get("runId")
-    if run_id is not None and run_id != intake.run_id:
-        return _stranger(event, "runId", f"run `{intake.run_id}`")
-    project = event.get("project")
-    if project is not None and project != intake.project:
-        return _stranger(event, "project", f"project `{intake.project}`")
-    inner = event["payload"].get("runId")
-    if inner is not None and inner != intake.run_id and isinstance(inner, str):
-        return _stranger(event, "payload.runId", f"run `{intake.run_id}`")
-    return None
-
-
-def _stranger(event: WireEvent, path: str, home: str) -> Refusal:
-    return invalid_event(event, [Problem(path, f"the stream belongs to {home}; a stream has one run")])
+        return {"connection": self.id, "principal": self._access.principal.name, "transport": self._handshake.transport}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testorch_core.errors import Problem, Refusal
+from testorch_core.events import WireEvent
 from testorch_core.gate import invalid_event
 from testorch_core.lifecycle import gap
 
@@ -72,3 +73,20 @@ class StreamIntake:
         self.expected = seq
         self.halted = True
         return True
+
+    def refusal_of_stranger(self, event: WireEvent) -> Refusal | None:
+        """The refusal of an event that names another run, or project, than its stream's."""
+        run_id = event.get("runId")
+        if run_id is not None and run_id != self.run_id:
+            return _stranger(event, "runId", f"run `{self.run_id}`")
+        project = event.get("project")
+        if project is not None and project != self.project:
+            return _stranger(event, "project", f"project `{self.project}`")
+        inner = event["payload"].get("runId")
+        if inner is not None and inner != self.run_id and isinstance(inner, str):
+            return _stranger(event, "payload.runId", f"run `{self.run_id}`")
+        return None
+
+
+def _stranger(event: WireEvent, path: str, home: str) -> Refusal:
+    return invalid_event(event, [Problem(path, f"the stream belongs to {home}; a stream has one run")])

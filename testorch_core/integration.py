@@ -22,9 +22,10 @@ from typing import Any, Self
 import sniffio
 import trio
 
+from testorch_core.access import CloseConversation
 from testorch_core.bridge import Bridge, CallDirectly, Caller
 from testorch_core.config import Configuration, configuration_of, defaults, read_configuration
-from testorch_core.conversation import CloseConversation, Conversation
+from testorch_core.conversation import Conversation
 from testorch_core.errors import ConfigurationError, Problem, Refusal, RefusedError, TestorchError
 from testorch_core.hosting import single_failure
 from testorch_core.interfaces.transport import Handshake
@@ -215,11 +216,11 @@ class WebSocketHandlers:
     async def on_query_run(self, run_id: str, *, project: str | None = None) -> dict[str, Any]:
         """Any stored run; the payload of `runStatus`. Raises `RequestError`."""
         request = {"runId": run_id, "project": project}
-        return await self._status("getRunStatus", self._conversation.run_status, request)
+        return await self._status("getRunStatus", self._conversation.queries.run_status, request)
 
     async def on_get_statistics(self, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The payload of `statistics`. Raises `RequestError`."""
-        answer: dict[str, Any] = await self._ask("getStatistics", self._conversation.statistics, payload)
+        answer: dict[str, Any] = await self._ask("getStatistics", self._conversation.queries.statistics, payload)
         return answer
 
     def on_get_active_runs(self, project: str | None = None) -> list[dict[str, Any]]:

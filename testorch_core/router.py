@@ -29,17 +29,17 @@ async def _stream_end(conversation: Conversation, request: Mapping[str, Any]) ->
 
 
 async def _runs(conversation: Conversation, request: Mapping[str, Any]) -> Any:
-    rows, cursor = await conversation.runs(request)
+    rows, cursor = await conversation.queries.runs(request)
     return {"runs": [one.payload() for one in rows], "cursor": cursor}
 
 
 async def _results(conversation: Conversation, request: Mapping[str, Any]) -> Any:
-    rows, cursor = await conversation.results(request)
+    rows, cursor = await conversation.queries.results(request)
     return {"results": [one.payload() for one in rows], "cursor": cursor}
 
 
 async def _history(conversation: Conversation, request: Mapping[str, Any]) -> Any:
-    rows, cursor = await conversation.history(request)
+    rows, cursor = await conversation.queries.history(request)
     return {"results": [one.payload() for one in rows], "cursor": cursor}
 
 
@@ -56,15 +56,15 @@ async def _cancel(conversation: Conversation, request: Mapping[str, Any]) -> Any
 
 
 async def _active_runs(conversation: Conversation, request: Mapping[str, Any]) -> Any:
-    return [one.payload() for one in await conversation.active_runs(request)]
+    return [one.payload() for one in await conversation.queries.active_runs(request)]
 
 
 async def _run_status(conversation: Conversation, request: Mapping[str, Any]) -> Any:
-    return (await conversation.run_status(request)).payload()
+    return (await conversation.queries.run_status(request)).payload()
 
 
 async def _statistics(conversation: Conversation, request: Mapping[str, Any]) -> Any:
-    return await conversation.statistics(request)
+    return await conversation.queries.statistics(request)
 
 
 REQUESTS: Final[Mapping[str, tuple[str, Handler]]] = {

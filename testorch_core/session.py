@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import trio
 
-from testorch_core.conversation import CloseConversation, Conversation
+from testorch_core.access import CloseConversation
+from testorch_core.conversation import Conversation
 from testorch_core.decoding import Decoded, decode, encode, flaw_in
 from testorch_core.errors import ConnectionClosedError, PluginFailedError, Refusal, RefusedError, refuse
 from testorch_core.interfaces.transport import Connection

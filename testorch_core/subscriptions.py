@@ -61,7 +61,7 @@ class Subscriptions:
         if len(self._open) >= most:
             words = f"a connection has at most {most} subscriptions; end one, or open another connection"
             raise refuse("overloaded", words, temporary=True, retry_after_ms=1000)
-        project, run_id = await self._conversation.observed(request)
+        project, run_id = await self._conversation.queries.observed(request)
         head = self._orchestrator.head_of(project)
         epoch = self._orchestrator.epoch
         after = request.get("after")

@@ -170,7 +170,8 @@ class EventStore(Plugin):
         """Batches in the order of their offsets, from the first one that ends after `after`.
 
         Whole batches, of the project or of one run of it, until they hold `limit` events or more, or some MiB (the store
-        decides); always at least one if there is one. The first may begin at or before `after`: the caller skips. Empty at the end of the log.
+        decides); always at least one if there is one. The first may begin at or before `after`: the caller skips. Empty at
+        the end of the log.
         """
 
     @abstractmethod
