@@ -45,6 +45,9 @@ class Client:
     what was sent and isn't confirmed, by 5,000 events and 8 MiB, and one event more (`Stream.has_room`). Beyond that,
     output is dropped first, then what is newest, and counted.
 
+    `before_sending` is called in the client's thread each time it is about to send what was emitted, some five times a
+    second while the server is there, and may emit. It mustn't raise, and what it waits for, delivery waits for.
+
     `clock` (seconds since the epoch), `monotonic`, `random`, `stream_id` and `connect` are for tests; defaults are
     bound here rather than looked up later, so that a suite that freezes `time` doesn't freeze the client.
     """
@@ -56,6 +59,7 @@ class Client:
         token: str | None = None,
         queue_events: int = DEFAULT_QUEUE_EVENTS,
         queue_characters: int = DEFAULT_QUEUE_CHARACTERS,
+        before_sending: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] | None = None,
@@ -64,6 +68,7 @@ class Client:
     ) -> None:
         self._url = url
         self._token = token
+        self._before_sending = before_sending
         self._clock = clock
         self._monotonic = monotonic
         self._random = random or Random().random  # not the global one, which suites seed
@@ -111,7 +116,13 @@ class Client:
             metadata=dict(metadata) if metadata else None,
         )
         self._ledger = Ledger(run, self._outbox, Stream(self._stream_id()))
-        self._sender = Sender(self._ledger, self._connector(), monotonic=self._monotonic, random=self._random)
+        self._sender = Sender(
+            self._ledger,
+            self._connector(),
+            monotonic=self._monotonic,
+            random=self._random,
+            before_sending=self._before_sending,
+        )
         self._sender.start()
 
     def emit(self, type: str, payload: Mapping[str, Any], *, timestamp: int | None = None) -> None:

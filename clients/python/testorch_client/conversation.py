@@ -40,9 +40,16 @@ class Conversation:
     """Talks over one link until all is delivered, the link ends (`Closed`), or the server says no (`Rejected`)."""
 
     def __init__(
-        self, link: Link, ledger: Ledger, *, monotonic: Callable[[], float], joined: Callable[[], None]
+        self,
+        link: Link,
+        ledger: Ledger,
+        *,
+        monotonic: Callable[[], float],
+        joined: Callable[[], None],
+        before_sending: Callable[[], None],
     ) -> None:
         self.is_joined = False
+        self._before_sending = before_sending
         self._on_joined = joined
         self._link = link
         self._ledger = ledger
@@ -92,6 +99,7 @@ class Conversation:
         elif not self.is_joined:
             self._ask("startTestRun", ledger.start())
         else:
+            self._before_sending()
             self._send_events()
             # Whether the end is wanted is read first: nothing is emitted after that.
             if ledger.is_ending and ledger.is_delivered:

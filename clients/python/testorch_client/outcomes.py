@@ -5,11 +5,12 @@ pytest is not imported: reports are read as they are, whichever version or plugi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from testorch_client.encoding import text_of, visible
+from testorch_client.progress import Progress, rest
 
 MAX_OUTPUT_CHARACTERS = 64 * 1024
 MAX_PROPERTIES = 1_000
@@ -174,18 +175,41 @@ class Output:
     is_truncated: bool
 
 
-def outputs_of(phases: Phases) -> list[Output]:
-    """What the attempt has written, by stream. Sections of later reports repeat those of earlier ones."""
-    sections: dict[tuple[int, str], str] = {}
+def outputs_of(phases: Phases, sent: Mapping[str, Progress]) -> list[Output]:
+    """What the attempt has written and wasn't sent yet, by stream."""
+    subtests: dict[tuple[int, str], str] = {}
     for index, report in enumerate(phases.subtests):
-        sections.update({(index, heading): text for heading, text in report.sections})
-    for report in phases.whole:
-        sections.update({(-1, heading): text for heading, text in report.sections})
+        subtests.update({(index, heading): text for heading, text in report.sections})
+    whole = _sections_of(phases).items()
+    return _by_stream(
+        [
+            *((_stream_of(heading), text) for (_, heading), text in subtests.items()),
+            *((_stream_of(heading), rest(text, sent.get(heading))) for heading, text in whole),
+        ]
+    )
+
+
+def begun_outputs_of(phases: Phases, sent: Mapping[str, Progress]) -> list[Output]:
+    """The same, of the streams of which something was sent."""
+    begun = {_stream_of(heading) for heading, progress in sent.items() if progress.position}
+    whole = [(_stream_of(heading), heading, text) for heading, text in _sections_of(phases).items()]
+    return _by_stream([(stream, rest(text, sent.get(heading))) for stream, heading, text in whole if stream in begun])
+
+
+def _sections_of(phases: Phases) -> dict[str, str]:
+    """The texts of an attempt by their headings. Sections of later reports repeat those of earlier ones."""
+    return {heading: text for report in phases.whole for heading, text in report.sections}
+
+
+def _stream_of(heading: str) -> str:
+    return "stdout" if "stdout" in heading else "stderr" if "stderr" in heading else "log"
+
+
+def _by_stream(texts: Iterable[tuple[str, str]]) -> list[Output]:
     by_stream: dict[str, list[str]] = {}
-    for (_, heading), text in sections.items():
-        stream = "stdout" if "stdout" in heading else "stderr" if "stderr" in heading else "log"
+    for stream, text in texts:
         by_stream.setdefault(stream, []).append(text)
-    return [_tail(stream, "".join(texts)) for stream, texts in by_stream.items() if any(texts)]
+    return [_tail(stream, "".join(parts)) for stream, parts in by_stream.items() if any(parts)]
 
 
 def _tail(stream: str, text: str) -> Output:

@@ -14,9 +14,11 @@ import pytest
 
 if TYPE_CHECKING:
     from testorch_client.client import Client
+    from testorch_client.live_output import LiveOutput
     from testorch_client.recorder import Recorder
 
 PLUGIN_NAME = "testorch-session"
+LIVE_OUTPUT_NAME = "testorch-live-output"
 # A session that ends without `pytest_sessionfinish` has crashed; nobody wants to wait for its report.
 UNFINISHED_DEADLINE_SECONDS = 2.0
 
@@ -65,6 +67,7 @@ class SessionReporter:
         self._pid = os.getpid()
         self._client: Client | None = None
         self._recorder: Recorder | None = None
+        self._live_output: LiveOutput | None = None
         self._has_workers = False
         self._line: str | None = None
 
@@ -159,7 +162,9 @@ class SessionReporter:
         config = self._config
         distribution = config.getoption("dist", "no")
         self._has_workers = distribution != "no"
-        self._client = Client(self._url, token=os.environ.get("TESTORCH_TOKEN") or None)
+        self._client = Client(
+            self._url, token=os.environ.get("TESTORCH_TOKEN") or None, before_sending=self._look_at_output
+        )
         self._client.start_run(
             run_id=_setting(config, "testorch_run_id", "TESTORCH_RUN_ID"),
             name=_setting(config, "testorch_name", "TESTORCH_NAME") or config.rootpath.name,
@@ -180,6 +185,25 @@ class SessionReporter:
             is_per_worker=distribution == "each",
             has_groups=distribution == "loadgroup",
         )
+        if not self._has_workers:  # what workers capture comes here with their reports
+            self._start_live_output(self._recorder)
+
+    def _start_live_output(self, recorder: Recorder) -> None:
+        import time
+
+        from testorch_client.captured import open_capture
+        from testorch_client.live_output import LiveOutput
+
+        capture = open_capture(self._config)
+        if capture is not None:
+            live_output = LiveOutput(capture, recorder, monotonic=time.monotonic)
+            self._config.pluginmanager.register(live_output, LIVE_OUTPUT_NAME)
+            self._live_output = live_output
+
+    def _look_at_output(self) -> None:
+        live_output = self._live_output
+        if live_output is not None:
+            live_output.look()
 
     def _plan(self, total: int) -> None:
         recorder = self._recorder
@@ -216,6 +240,7 @@ class SessionReporter:
             recorder.end_session()
             client.end_run()
             delivery = client.close(DEFAULT_DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds)
+            self._stop_live_output()
             self._line = summary_line(delivery, tests=recorder.ended)
         except Exception as error:
             self._turn_off(error, client)
@@ -227,3 +252,9 @@ class SessionReporter:
         self._line = f"testorch: turned off by an error of its own, `{type(error).__name__}`: {error}"
         if client is not None:
             client.close(0)
+        self._stop_live_output()
+
+    def _stop_live_output(self) -> None:
+        live_output, self._live_output = self._live_output, None
+        if live_output is not None:
+            live_output.close()

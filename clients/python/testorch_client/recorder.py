@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from testorch_client.encoding import visible
 from testorch_client.failures import describe, errors_of
 from testorch_client.identity import Location, bounded, identify, without_group
 from testorch_client.outcomes import (
     CRASHED,
     PASSED,
+    Output,
     Phases,
     Verdict,
+    begun_outputs_of,
     judge,
     outputs_of,
     properties_of,
     skip_reason,
 )
+from testorch_client.progress import Progress
 
 INTERRUPTED = Verdict("interrupted", "interrupted", reason="the session ended before this test did")
 COLLECTION_TAG = "collection"
@@ -29,17 +34,31 @@ class Emit(Protocol):
 
 @dataclass(slots=True)
 class OpenAttempt:
-    """An attempt that has started. `identity` is what every event about it says; it isn't changed once emitted."""
+    """An attempt that has started. `identity` is what every event about it says; it isn't changed once emitted.
+
+    `sent` says what of its output was sent while it was running, by the headings of its sections.
+    """
 
     nodeid: str
     identity: dict[str, Any]
     started_ms: int
     worker_id: str | None
     phases: Phases = field(default_factory=Phases)
+    sent: dict[str, Progress] = field(default_factory=dict)
 
     @property
     def is_settled(self) -> bool:
         return self.phases.is_settled
+
+
+@dataclass(frozen=True, slots=True)
+class LiveChunk:
+    """Output of a test that is still running, and what of its output will have been sent with it."""
+
+    stream: str
+    text: str
+    is_cut: bool
+    progress: dict[str, Progress]
 
 
 class Recorder:
@@ -47,6 +66,8 @@ class Recorder:
 
     An attempt opens with `start`, or with the first report on it, and closes with `finish`, with the report of a
     crash, with the next `start` of the same test, or at the session's end.
+
+    `running` and `send_live` are for any thread, the rest is for pytest's.
     """
 
     def __init__(
@@ -59,6 +80,7 @@ class Recorder:
         has_groups: bool = False,
     ) -> None:
         self.ended = 0
+        self.running: OpenAttempt | None = None  # the last that has started, until it ends
         self._emit = emit
         self._root = root
         self._clock = clock
@@ -69,6 +91,7 @@ class Recorder:
         self._attempts: dict[str, int] = {}
         self._collected: set[str] = set()
         self._is_planned = False
+        self._running_lock = threading.Lock()
 
     def plan(self, total: int) -> None:
         """Say once how many tests there will be; with xdist, every worker says so."""
@@ -126,6 +149,19 @@ class Recorder:
         self._emit("test/end", end)
         self.ended += 1
 
+    def send_live(self, attempt: OpenAttempt, chunk: LiveChunk, *, is_valid: Callable[[], bool]) -> bool:
+        """Emit output of the running attempt; False if it isn't running any more, or if `is_valid` says no.
+
+        `is_valid` is asked once it is sure that the attempt's end comes after what is emitted here.
+        """
+        output = Output(chunk.stream, visible(chunk.text), chunk.is_cut)
+        with self._running_lock:
+            if self.running is not attempt or not is_valid():
+                return False
+            attempt.sent.update(chunk.progress)
+            self._emit_output(attempt, output)
+            return True
+
     def internal_error(self, representation: object) -> None:
         self._emit("run/error", {"errors": [describe(representation, self._root)]})
 
@@ -148,14 +184,22 @@ class Recorder:
             identity["workerId"] = worker_id
         attempt = self._open[key] = OpenAttempt(nodeid, identity, int(self._clock() * 1000), worker_id)
         self._emit("test/start", identity)
+        self.running = attempt
         return attempt
 
     def _close(self, key: str, *, is_over: bool = False) -> None:
         attempt = self._open.pop(key)
+        if self.running is attempt:
+            with self._running_lock:
+                self.running = None
         phases = attempt.phases
         verdict = INTERRUPTED if is_over else judge(phases)
         if not verdict.is_ok:
-            self._emit_outputs(attempt)
+            for output in outputs_of(phases, attempt.sent):
+                self._emit_output(attempt, output)
+        elif attempt.sent:  # what was begun is brought to its end
+            for output in begun_outputs_of(phases, attempt.sent):
+                self._emit_output(attempt, output)
         reports = phases.whole
         first, last = (reports[0], reports[-1]) if reports else (None, None)
         end = {
@@ -189,16 +233,15 @@ class Recorder:
             details["willRetry"] = True
         return details
 
-    def _emit_outputs(self, attempt: OpenAttempt) -> None:
-        for output in outputs_of(attempt.phases):
-            said = {
-                "testId": attempt.identity["testId"],
-                "attempt": attempt.identity["attempt"],
-                "stream": output.stream,
-                "text": output.text,
-                "truncated": output.is_truncated,
-            }
-            self._emit("test/output", said)
+    def _emit_output(self, attempt: OpenAttempt, output: Output) -> None:
+        said = {
+            "testId": attempt.identity["testId"],
+            "attempt": attempt.identity["attempt"],
+            "stream": output.stream,
+            "text": output.text,
+            "truncated": output.is_truncated,
+        }
+        self._emit("test/output", said)
 
 
 def _milliseconds(report: Any, name: str) -> int | None:

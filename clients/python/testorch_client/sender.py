@@ -26,6 +26,7 @@ class Sender:
         *,
         monotonic: Callable[[], float],
         random: Callable[[], float],
+        before_sending: Callable[[], None] = lambda: None,
     ) -> None:
         self.finished = threading.Event()
         self.is_restarting = False  # the server has said that it goes away for a moment
@@ -34,6 +35,7 @@ class Sender:
         self._connect = connect
         self._monotonic = monotonic
         self._random = random
+        self._before_sending = before_sending
         self._link: Link | None = None
         self._failures = 0
         self._idle = threading.Event()  # set at closing, so that no wait outlasts it
@@ -87,7 +89,14 @@ class Sender:
         is_first = not self._ledger.was_joined and not self._failures
         with self._connect(FIRST_OPEN_TIMEOUT_SECONDS if is_first else OPEN_TIMEOUT_SECONDS) as link:
             self._link = link
-            Conversation(link, self._ledger, monotonic=self._monotonic, joined=self._joined).hold(self._idle)
+            conversation = Conversation(
+                link,
+                self._ledger,
+                monotonic=self._monotonic,
+                joined=self._joined,
+                before_sending=self._before_sending,
+            )
+            conversation.hold(self._idle)
             self._link = None
         # Closing the connection may fail as it likes: everything was answered.
 
