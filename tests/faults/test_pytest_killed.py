@@ -127,21 +127,27 @@ def test_a_killed_pytest_is_lost_within_a_second_and_its_test_interrupted_within
         subscriber = Wire(server.address)
         subscriber.ask("subscribe", {"types": ["stream/lost", "run/leave"]})
         with suite_under_way(tmp_path, server.address, server.database) as victim:
+            asked = Wire(server.address)
+            wait_until(lambda: _last_outputs(asked, "running") == ["so far\n"], "what it has printed is shown")
             killed_at = time.monotonic()
             os.kill(victim, 9)
             [lost] = _next_events(subscriber)
             assert time.monotonic() - killed_at < LOST_SECONDS
             assert (lost["type"], lost["runId"]) == ("stream/lost", "r")
-            asked = Wire(server.address)
             [participant] = asked.ask("getRunStatus", {"runId": "r"})["participants"]
             assert participant["state"] == "lost"
             left = killed_at + INTERRUPTED_SECONDS - time.monotonic()
             wait_until(lambda: interrupted(asked.ask("getRunStatus", {"runId": "r"})), "it is interrupted", left)
             assert time.monotonic() - killed_at > 4, "not before the grace of 5 s is over"
             assert [one["type"] for one in _next_events(subscriber)] == ["run/leave"]
+            assert _last_outputs(asked, "interrupted") == ["so far\n"], "its last words are there"
             asked.close()
         subscriber.close()
         check_verdict(server)
+
+
+def _last_outputs(asked: Wire, key: str) -> list[str | None]:
+    return [test.get("lastOutput") for test in asked.ask("getRunStatus", {"runId": "r"}).get(key, ())]
 
 
 def _next_events(subscriber: Wire) -> list[Any]:
