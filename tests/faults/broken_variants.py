@@ -25,9 +25,14 @@ class BrokenStore(SqliteStore):
 '''
 
 FORGETFUL = '''
-"""The SQLite store, in a server that takes whatever a stream sends, again and again: its dedupe is off."""
+"""The SQLite store, in a server that takes whatever a stream sends, again and again: its dedupe is off.
+
+Its acknowledgements are late, which is no fault, so that a kill finds events whose commit nobody has heard of.
+"""
+import trio
 from testorch_core.intake import Sorted, StreamIntake
 from testorch_core.items import StreamSubmission
+from testorch_core.session import Session
 from testorch_plugins.storage.sqlite.plugin import SqliteStore as BrokenStore
 
 def sort(self, events):
@@ -39,6 +44,12 @@ def apply(self, transaction):
     if self.skipped:
         self._take(transaction, transaction.draft(self.project, self.run_id), self.entries[: self.skipped])
 
+async def acknowledge(self, seq):
+    await trio.sleep(0.05)
+    await punctual(self, seq)
+
+punctual = Session._acknowledge
+Session._acknowledge = acknowledge
 real = StreamSubmission.apply
 StreamSubmission.apply = apply
 StreamIntake.sort = sort

@@ -52,4 +52,4 @@ def test_a_server_that_stores_what_comes_again_is_caught(tmp_path: Path, monkeyp
     """The harness bites."""
     arguments = with_broken_store(tmp_path, monkeypatch, FORGETFUL)
     with pytest.raises(AssertionError, match="comes twice"):
-        survive_kills(tmp_path, *arguments, kills=1)
+        survive_kills(tmp_path, *arguments, kills=2)

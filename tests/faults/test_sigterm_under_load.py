@@ -67,5 +67,8 @@ def test_a_second_sigterm_ends_it_at_once_and_loses_nothing_that_was_acknowledge
 def test_a_server_that_acknowledges_before_the_commit_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The harness bites."""
     arguments = with_broken_store(tmp_path, monkeypatch, LATE, "[server]\ndrain_seconds = 1.0")
-    with pytest.raises(AssertionError, match="was acknowledged, and the server has only"):
-        survive_stops(tmp_path, *arguments, stops=3)
+    # It is caught in either of two ways: by the oracle, or since a client can't go on that has let go of what was lost.
+    with pytest.raises(
+        AssertionError, match=r"was acknowledged, and the server has only|more acknowledged and 64 in flight"
+    ):
+        survive_stops(tmp_path, *arguments, stops=5)
