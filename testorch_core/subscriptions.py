@@ -22,7 +22,7 @@ LEAST_GATHER_SECONDS: Final = 0.005
 GATHER_SECONDS_EACH: Final = 0.0005
 MOST_GATHER_SECONDS: Final = 0.25
 """How long a subscriber that has just been told something waits for more: so much for each subscriber that there is. A
-page can't show it sooner, and the cost of telling all of them stays bounded, about 2,000 messages a second for up to 500 of them."""
+page can't show it sooner, and telling up to 500 of them costs no more than about 2,000 messages a second."""
 
 CURSOR_SECONDS: Final = 2.0
 """How often a subscriber whose filter hides everything is told how far the log has come."""
