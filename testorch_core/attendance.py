@@ -49,12 +49,14 @@ class Attendance:
         options: ServerOptions,
         *,
         find_stream: FindStream,
+        settled: Callable[[], Awaitable[Any]],
         opener_of: Callable[[str, str, str], Awaitable[str | None]],
         decide: Decide,
         nursery: trio.Nursery,
     ) -> None:
         self._options = options
         self._find_stream = find_stream
+        self._settled = settled
         self._opener_of = opener_of
         self._decide = decide
         self._nursery = nursery
@@ -152,6 +154,11 @@ class Attendance:
         somebody else. A live connection that holds the stream is told, and loses it.
         """
         row = await self._find_stream(project, stream_id)
+        if (
+            row is None and resume
+        ):  # its first events may be on their way into the log just now, by the connection before
+            await self._settled()
+            row = await self._find_stream(project, stream_id)
         opener = await self._opener_of(project, row.run_id, stream_id) if row is not None else None
         other = self._holders.get((project, stream_id))
         if (row is not None or other is not None) and not resume:

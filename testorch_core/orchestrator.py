@@ -119,6 +119,7 @@ class Orchestrator:
             self.attendance = Attendance(
                 self.options,
                 find_stream=functools.partial(_answered, self._store.stream),
+                settled=self._settled,
                 opener_of=self._opener_of,
                 decide=self.decide,
                 nursery=self._nursery,
@@ -140,7 +141,7 @@ class Orchestrator:
     async def drain(self, seconds: float) -> None:
         """Commit what has been queued and let the reporters catch up, for at most `seconds`; then save the cursors."""
         with trio.move_on_after(seconds):
-            await self._ask(Decision("", lambda ledger: None))
+            await self._settled()
             for feed in self._feeds:
                 await feed.caught_up()
         with trio.move_on_after(seconds):
@@ -370,6 +371,10 @@ class Orchestrator:
         }
 
     # Inside.
+
+    async def _settled(self) -> None:
+        """Wait until everything that has been queued so far is committed."""
+        await self._ask(Decision("", lambda ledger: None))
 
     async def _ask(self, decision: Decision[Any]) -> Any:
         await self._committer.submit(decision)

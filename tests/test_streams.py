@@ -488,3 +488,22 @@ async def test_a_test_that_was_cut_off_shows_what_it_said_last(autojump_clock: t
             await again.ask("streamEnd", {"lastSeq": 12})
         verdict = await verify_run(server.store, "default", "r")
         assert verdict.differences == []
+
+
+async def test_who_resumes_while_the_first_events_are_being_committed_is_told_of_them(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    """P2: what the older connection was told of as acknowledged, the newer one is told of, too."""
+    async with running(MEMORY) as server, clients(server, 2) as [old, new]:
+        real = server.store.append
+
+        async def slow(commit: Any) -> None:
+            await trio.sleep(1)
+            await real(commit)
+
+        await old.ask("hello", {"streamId": "s", "runId": "r"})
+        monkeypatch.setattr(server.store, "append", slow)
+        send(old, 1)
+        await trio.sleep(0.5)
+        welcome = await new.ask("hello", {"streamId": "s", "runId": "r", "resume": True})
+        assert (welcome["ackedSeq"], welcome["runId"]) == (1, "r")
