@@ -118,9 +118,23 @@ class Attendance:
         self._nursery.start_soon(give_up)
 
     async def _wait(self, address: Participant, absence: object, seconds: float) -> None:
+        project, run_id, participant = address
         await trio.sleep(seconds)
-        if self._absences.get(address) is absence:
-            await self._insist(self._leave_if_absent, address, source=SERVER_SOURCE, absence=absence)
+        while self._is_open and self._absences.get(address) is absence:
+            try:
+                await self._decide(
+                    self._leave_if_absent,
+                    project,
+                    run_id,
+                    participant=participant,
+                    source=SERVER_SOURCE,
+                    absence=absence,
+                )
+            except RefusedError:
+                await trio.sleep(RETRY_SECONDS)  # the store can't keep it now
+            else:
+                if self._absences.get(address) is absence:
+                    del self._absences[address]  # or every participant that was ever lost would be remembered
 
     def _leave_if_absent(
         self, ledger: lifecycle.Ledger, project: str, run_id: str, participant: str, source: Source, absence: object
@@ -154,9 +168,8 @@ class Attendance:
         somebody else. A live connection that holds the stream is told, and loses it.
         """
         row = await self._find_stream(project, stream_id)
-        if (
-            row is None and resume
-        ):  # its first events may be on their way into the log just now, by the connection before
+        if row is None and resume:
+            # Its first events may be on their way into the log just now, by the connection before.
             await self._settled()
             row = await self._find_stream(project, stream_id)
         opener = await self._opener_of(project, row.run_id, stream_id) if row is not None else None

@@ -507,3 +507,25 @@ async def test_who_resumes_while_the_first_events_are_being_committed_is_told_of
         await trio.sleep(0.5)
         welcome = await new.ask("hello", {"streamId": "s", "runId": "r", "resume": True})
         assert (welcome["ackedSeq"], welcome["runId"]) == (1, "r")
+
+
+async def test_of_participants_that_are_gone_nothing_is_kept_in_memory(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    """P7: not even when the store could not keep the verdict at first."""
+
+    async def fail(commit: Any) -> None:
+        raise StorageFailedError("the disk is full")
+
+    async with running(MEMORY) as server, clients(server) as [watcher]:
+        async with clients(server) as [client]:
+            await begin(client)
+            send(client, 1)
+            await client.receive()
+        with monkeypatch.context() as broken:
+            broken.setattr(server.store, "append", fail)
+            await trio.sleep(8)
+        await trio.sleep(2)
+        assert (await watcher.ask("getRunStatus", {"runId": "r"}))["endReason"] == "lost"
+        attendance = server.orchestrator.attendance
+        assert (attendance._present, attendance._absences, attendance._holders) == ({}, {}, {})
