@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -164,7 +163,7 @@ class StreamSubmission(Item):
             draft = transaction.draft(self.project, self.run_id) or self._open(transaction)
             lifecycle.open_stream(transaction, draft, source=self.source)
         except RefusedError as refused:
-            self.failure = replace(refused.refusal, seq=self.first_seq)
+            self.failure = refused.refusal
             return
         stream = draft.stream(self.source.stream)
         assert stream is not None, "it has just been opened"

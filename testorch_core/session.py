@@ -225,9 +225,11 @@ class Session:
     async def _tell_stream(self, submission: StreamSubmission) -> int:
         intake = self._conversation.intake
         assert intake is not None, "a stream's events come in by its intake"
-        if submission.failure is not None:
+        failure = submission.failure
+        if failure is not None:
             if intake.halt(submission.first_seq):
-                await self._refuse(replace(submission.failure, seq=submission.first_seq))
+                # With a `seq`, a permanent refusal would say that it was consumed.
+                await self._refuse(replace(failure, seq=submission.first_seq) if failure.temporary else failure)
             return 0
         if submission.stopped:
             return 0

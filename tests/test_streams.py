@@ -419,6 +419,12 @@ async def test_projects_participants_and_attempts_are_bounded(
         assert [(one["code"], one["seq"]) for one in refused] == [("too_large", 4), ("too_large", 5)]
         await other.ask("startTestRun", {"runId": "r"})
         assert (await third.ask("startTestRun", {"runId": "r"}))["payload"]["code"] == "too_large"
+        async with clients(server) as [late]:
+            await late.ask("hello", {"streamId": "late", "runId": "r"})
+            send(late, 1)
+            refused_stream = (await late.receive())["payload"]
+            assert (refused_stream["code"], refused_stream["temporary"]) == ("too_large", False)
+            assert "seq" not in refused_stream, "it was not consumed: the stream has no place in the run"
         await third.ask("startTestRun", {"runId": "r", "project": "second"})
         assert (await third.ask("startTestRun", {"runId": "r", "project": "third"}))["payload"]["code"] == "overloaded"
 
