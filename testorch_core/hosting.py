@@ -41,6 +41,7 @@ class HostedPlugin:
         folder: Path,
         read_only: bool = False,
         services: Any = None,
+        authenticates: bool = False,
         limiter: trio.CapacityLimiter | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -56,6 +57,7 @@ class HostedPlugin:
                     log=self._log,
                     read_only=read_only,
                     services=services,
+                    authenticates=authenticates,
                 )
                 try:
                     await self.plugin.start(context)
@@ -69,6 +71,13 @@ class HostedPlugin:
             self._fail(group, started=started)
         finally:
             self._closed.set()
+
+    async def reload(self) -> None:
+        """Let the plugin read its files again; whatever it raises is a line of the log."""
+        try:
+            await self.plugin.reload()
+        except Exception as failure:
+            self._log.error("plugin_reload_failed", error=f"{type(failure).__name__}: {failure}")
 
     async def close(self) -> None:
         """Close the plugin and wait until its tasks are gone; at most about `close_seconds`. Works twice, and unstarted."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import INCLUDE, Schema, fields, validate
 
 from testorch_core.acceptor import Flag, Whole, compile_acceptor
 from testorch_core.errors import Problem, refuse
 from testorch_core.events import MAX_TEST_ID_CHARACTERS
-from testorch_core.options import messages_of, sentence_of
+from testorch_core.narrowing import narrowed
+from testorch_core.options import sentence_of
 
 SUBPROTOCOL: Final = "testorch.v1.json"
 MAX_INTEGER: Final = 2**53 - 1
@@ -20,6 +21,8 @@ MAX_PAGE: Final = 1_000
 """Rows in a page of an answer, at the most."""
 
 DEFAULT_PAGE: Final = 100
+MAX_EVENTS: Final = 10_000
+"""Events in one message. Each bad one costs an answer of its own."""
 
 ERROR_CODES: Final[Mapping[str, str]] = {
     "invalid_json": "the message is not JSON, or holds what no store could keep",
@@ -46,7 +49,10 @@ CLOSE_RESTARTING: Final = 1012
 CLOSE_INTERNAL: Final = 1011
 CLOSE_SILENT: Final = 1001
 CLOSE_UNAUTHENTICATED: Final = 4401
+CLOSE_SUBPROTOCOL: Final = 4406
+CLOSE_TOO_SLOW: Final = 4408
 CLOSE_STREAM_TAKEN: Final = 4409
+CLOSE_TOO_MANY: Final = 4429
 
 STORAGE_RETRY_MS: Final = 1000
 
@@ -245,12 +251,11 @@ def problems_of(schema: Schema, value: Any, place: str) -> list[Problem]:
     whatever comes out of it is an answer about the value, never an error of the connection.
     """
     try:
-        messages: Mapping[Any, Any] = schema.validate(value)
-    except ValidationError as failure:
-        messages = messages_of(failure)
+        rest = narrowed(schema, value, place)
+        messages: Mapping[Any, Any] = schema.validate(rest.value, partial=rest.checked or None)
+        return sorted([*rest.problems, *_flatten(messages, place)])
     except Exception as failure:  # see above: one guard around all validation
         return [Problem(place, f"can't be checked: {type(failure).__name__}")]
-    return sorted(_flatten(messages, place))
 
 
 def _flatten(messages: Mapping[Any, Any], place: str) -> list[Problem]:

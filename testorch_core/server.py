@@ -54,6 +54,11 @@ class Server:
         """Begin to drain. Works twice, and before `run`."""
         self._stopping.set()
 
+    async def reload(self) -> None:
+        """Let every plugin read again what comes from files, such as certificates. The configuration stays as it is."""
+        for hosted in self._hosted:
+            await hosted.reload()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`. Raises `OpeningError` for what can't be opened, `PluginFailedError` for what can't go on.
 
@@ -84,6 +89,7 @@ class Server:
         self._hosted.append(hosted)
         await nursery.start(lambda task_status: hosted.run(
             folder=self._configuration.folder,
+            authenticates=any(policy.authenticates for policy in self._policies),
             limiter=trio.CapacityLimiter(PLUGIN_THREADS),
             task_status=task_status,
         ))  # fmt: skip

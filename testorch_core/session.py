@@ -14,7 +14,7 @@ import trio
 from testorch_core.access import CloseConversation
 from testorch_core.conversation import Conversation
 from testorch_core.decoding import Decoded, decode, encode, flaw_in
-from testorch_core.errors import ConnectionClosedError, PluginFailedError, Refusal, RefusedError, refuse
+from testorch_core.errors import ConnectionClosedError, Refusal, RefusedError, refuse
 from testorch_core.interfaces.transport import Connection
 from testorch_core.items import StreamSubmission, Submission
 from testorch_core.orchestrator import Orchestrator
@@ -24,10 +24,13 @@ from testorch_core.protocol import (
     CLOSE_RESTARTING,
     CLOSE_SILENT,
     CLOSE_STREAM_TAKEN,
+    CLOSE_TOO_SLOW,
+    MAX_ID_CHARACTERS,
     check_payload,
 )
 from testorch_core.router import EVENT_TYPES, HEARTBEAT, HELLO, SUBSCRIBE, UNSUBSCRIBE, answer, require_known
 from testorch_core.subscriptions import Subscriptions
+from testorch_core.text import clip
 
 MAX_UNANSWERED: Final = 256
 """Submissions that may wait for their commit on one connection before it is read no further."""
@@ -61,16 +64,18 @@ class Session:
     async def serve(self) -> None:
         """Serve until the client goes, a policy closes the connection, or the server drains. Closes the connection.
 
-        Raises only what must stop the server (a failed security plugin) and cancellation.
+        Raises only cancellation: a defect costs this connection its life (1011), and nobody else's.
         """
         code, reason = CLOSE_INTERNAL, ""
         try:
-            await self._conversation.open()
+            await self._introduce()
             code, reason = await self._converse()
         except CloseConversation as order:
             code, reason = order.close_code, order.reason
         except ConnectionClosedError:
             code = CLOSE_DONE
+        except Exception:  # see above
+            self._log.exception("internal_error")
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._orchestrator.options.close_seconds):
                 await self._conversation.close()
@@ -81,6 +86,14 @@ class Session:
         self._draining = True
         if self._nursery is not None:
             self._nursery.start_soon(self._wait_for_quiet)
+
+    async def _introduce(self) -> None:
+        """Learn who this is, within the time that the transport gives. Raises `CloseConversation`."""
+        with trio.move_on_at(self._connection.handshake.deadline) as bound:
+            await self._conversation.open()
+        if bound.cancelled_caught:
+            raise CloseConversation(CLOSE_TOO_SLOW, "it took too long to learn who this is")
+        self._connection.admitted()
 
     async def _converse(self) -> tuple[int, str]:
         """Read until the end; returns the close code. Events that are still waiting are answered first."""
@@ -146,7 +159,7 @@ class Session:
         except RefusedError as refused:
             await self._settle()
             await self._refuse(refused.refusal, reply_to)
-        except (CloseConversation, ConnectionClosedError, PluginFailedError):
+        except (CloseConversation, ConnectionClosedError):
             raise
         except Exception:  # a defect of ours in one message must cost that message an answer, not the server its life
             self._log.exception("internal_error")
@@ -299,10 +312,11 @@ def _opened(message: Decoded) -> tuple[str, Any, Any]:
     value = message.value
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         raise refuse("invalid_message", 'a message is an object with a `type`, such as `{"type": "getActiveRuns"}`')
-    require_known(value["type"])
+    require_known(clip(value["type"], MAX_ID_CHARACTERS))  # looking for what is near takes long for what is long
     if message.suspicious and value["type"] not in EVENT_TYPES:
         flaw = flaw_in(value)
         if flaw is not None:
             raise refuse("invalid_json", str(flaw), details=(flaw,))
     reply_to = value.get("id")
-    return value["type"], value.get("payload"), reply_to if type(reply_to) in (str, int, float) else None
+    is_echoed = type(reply_to) in (int, float) or (type(reply_to) is str and len(reply_to) <= MAX_ID_CHARACTERS)
+    return value["type"], value.get("payload"), reply_to if is_echoed else None

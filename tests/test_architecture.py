@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for folder in ("testorch_core", "testorch_plugins") for path in (ROOT / folder).rglob("*.py")
                  if "demo_suite" not in path.parts)  # fmt: skip
+SHARED = {"storage": "testorch_plugins.storage.sql", "transports": "testorch_plugins.transports.listening"}
+"""What several plugins of a family have in common."""
 INNERMOST = {"events", "runs", "results", "streams", "payloads", "errors", "text"}
 
 
@@ -49,9 +51,9 @@ def test_only_the_sql_stores_import_sqlalchemy():
         assert name.startswith(("testorch_plugins.storage.sql", "testorch_plugins.storage.sqlite")), name
 
 
-def test_only_the_websocket_transport_imports_trio_websocket():
-    for name in importers("trio_websocket"):
-        assert name.startswith("testorch_plugins.transports.websocket"), name
+def test_each_websocket_library_is_imported_by_its_transport_alone():
+    assert importers("trio_websocket") == {"testorch_plugins.transports.websocket.plugin"}
+    assert importers("websockets") == {"testorch_plugins.transports.websockets.plugin"}
 
 
 def test_the_core_never_imports_the_plugins():
@@ -78,7 +80,7 @@ def test_a_plugin_imports_the_core_itself_and_nothing_else_of_ours():
         name = name_of(path)
         for one in imports(path):
             if name.startswith("testorch_plugins.") and one.startswith("testorch_plugins."):
-                allowed = {plugin_of(name)} | ({"testorch_plugins.storage.sql"} if ".storage." in name else set())
+                allowed = {plugin_of(name), SHARED.get(name.split(".")[1])}
                 assert plugin_of(one) in allowed, f"{name} imports {one}"
 
 

@@ -38,18 +38,21 @@ def cli() -> None:
 @click.option("--host", metavar="ADDRESS", help="Address to listen on: overrides the first transport's.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on: overrides the first transport's.")
 @click.option(
+    "--allow-anonymous", is_flag=True, help="Listen beyond this machine although no policy says who may come."
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="warning",
     show_default=True,
     help="What is written to standard error.",
 )
-def serve(config: Path | None, db: str | None, host: str | None, port: int | None, log_level: str) -> None:
+def serve(**options: Any) -> None:
     """Run the server until Ctrl-C or SIGTERM."""
     gc.disable()  # nothing that an import makes is garbage; `serve` turns it on again once it listens
     from testorch_core.cli.serving import serve as run
 
-    run(config, db=db, host=host, port=port, log_level=log_level)
+    run(**options)
 
 
 @cli.command()

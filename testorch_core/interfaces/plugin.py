@@ -33,7 +33,8 @@ class PluginContext:
     `spawn` starts a task in a nursery that the core owns: it is cancelled when the plugin's closing is over, and an
     exception that leaves it is attributed to the plugin by name. `in_thread` runs blocking work.
     `folder` is what relative paths in options are relative to. `read_only` says that nothing may be created or written:
-    a command reads beside a running server. `log` is bound to the instance's name.
+    a command reads beside a running server. `log` is bound to the instance's name. `authenticates` says whether any
+    configured policy knows who the clients are.
     """
 
     spawn: Spawner
@@ -42,6 +43,7 @@ class PluginContext:
     log: Any
     read_only: bool = False
     services: Any = None
+    authenticates: bool = False
 
 
 class Plugin(ABC):
@@ -74,6 +76,12 @@ class Plugin(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Release everything. See the class for what it must stand."""
+
+    async def reload(self) -> None:  # noqa: B027 - most plugins have nothing to read again
+        """Read again what comes from files besides the configuration, such as certificates; the operator asks for it.
+
+        Works on what is good and keeps the old where the new is bad: it logs, and raises nothing.
+        """
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,13 +12,17 @@ from testorch_core.interfaces.plugin import Plugin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
-    """What is known of a peer before its first message. Header names are in lower case."""
+    """What is known of a peer before its first message. Header names are in lower case.
+
+    `deadline`, on trio's clock, is when it must be known who this is; after it the connection is closed with 4408.
+    """
 
     address: str
     transport: str
     headers: Mapping[str, str] = field(default_factory=dict)
     path: str = "/"
     token: str | None = None
+    deadline: float = math.inf
 
 
 class Connection(ABC):
@@ -35,6 +40,9 @@ class Connection(ABC):
         None where the transport can't tell; then only whole messages count as signs of life.
         """
         return None
+
+    def admitted(self) -> None:  # noqa: B027 - a transport need not care
+        """Told by the session once it is known who this is. Until then a transport may be stricter with a connection."""
 
     @abstractmethod
     async def receive(self) -> bytes | str:

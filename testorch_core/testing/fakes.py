@@ -25,7 +25,13 @@ THREADS = 4
 
 
 def plugin_context(
-    nursery: trio.Nursery, *, folder: Path, read_only: bool = False, services: Any = None, log: Any = None
+    nursery: trio.Nursery,
+    *,
+    folder: Path,
+    read_only: bool = False,
+    services: Any = None,
+    authenticates: bool = False,
+    log: Any = None,
 ) -> PluginContext:
     """What the core gives a plugin when it starts it. Background tasks go into `nursery`, which the caller cancels.
 
@@ -46,6 +52,7 @@ def plugin_context(
         log=log if log is not None else library_log(),
         read_only=read_only,
         services=services,
+        authenticates=authenticates,
     )
 
 
