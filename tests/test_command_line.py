@@ -199,7 +199,7 @@ def test_plugins_lists_ours_with_their_distribution():
     ours = {(row["family"], row["name"]) for row in rows if row["distribution"] == "testorch"}
     assert ours == {
         ("reporter", "console"), ("reporter", "junit"), ("security", "event_validation"),
-        ("storage", "memory"), ("storage", "sqlite"), ("transport", "websocket"),
+        ("storage", "memory"), ("storage", "sqlite"), ("transport", "websocket"), ("transport", "websockets"),
     }  # fmt: skip
     assert all(row["summary"] and row["error"] is None for row in rows)
 

@@ -178,7 +178,7 @@ PATIENT_QUEUE = '''
 from collections import deque
 import trio
 from testorch_plugins.storage.sqlite.plugin import SqliteStore as BrokenStore
-from testorch_plugins.transports.websocket.connection import WebSocketPeer
+from testorch_plugins.transports.websocket.plugin import TrioWebSocketPeer
 
 async def send(self, message):
     if not hasattr(self, "queue"):
@@ -198,8 +198,8 @@ async def pump(self):
         self.grown = trio.Event()
         await self.grown.wait()
 
-real = WebSocketPeer.send
-WebSocketPeer.send = send
+real = TrioWebSocketPeer.send
+TrioWebSocketPeer.send = send
 '''
 
 ONLY_THE_NEWEST = '''

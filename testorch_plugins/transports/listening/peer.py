@@ -93,7 +93,7 @@ class Peer(Connection):
         """What to raise when the library says that the connection is closed, or has found it at fault."""
         by_client = self.stream.close_seen and self.stream.close_sent  # a library answers a sound Close itself
         if code in _FOUND_BY_LIBRARIES and not by_client:
-            self.stream.fail(code, reason or "a violation of the WebSocket protocol")
+            self.stream.fail(code, "text must be UTF-8" if code == NOT_UTF8 else reason or "not the WebSocket protocol")
         verdict = self.stream.violation or Violation(code or 1006, reason)
         return ConnectionClosedError(*verdict)
 
