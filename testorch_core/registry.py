@@ -60,8 +60,9 @@ class RunRegistry:
             state = RunState(project, run_id)
             async for batch in self._batches(project, run_id):
                 replay(state, batch)
-            self.publish([(state, state.status())])
-            return state
+            if address not in self._states:  # else a commit has published it meanwhile, and knows more than what was read
+                self.publish([(state, state.status())])
+            return self._states[address]
         finally:
             self._loading.pop(address).set()
 
@@ -91,6 +92,8 @@ class RunRegistry:
             if state.head.is_over:
                 self._finished[address] = len(state.attempts)
                 self._finished.move_to_end(address)
+            else:
+                self._finished.pop(address, None)
         self._forget(statuses)
         self.statuses = statuses
 

@@ -18,6 +18,8 @@ from testorch_core.hosting import HostedPlugin
 from testorch_core.interfaces.storage import Commit, EventStore, RunFilter
 from testorch_core.logs import library_log
 from testorch_core.orchestrator import Orchestrator
+from testorch_core.registry import RunRegistry
+from testorch_core.runs import RunState
 from testorch_core.server import Server
 from testorch_plugins.storage.memory.plugin import MemoryStore
 from testorch_plugins.storage.sqlite.options import SqliteOptions
@@ -225,3 +227,27 @@ async def test_a_store_that_names_no_duplicates_is_a_failure_and_no_endless_loop
     async with opened(Vague("m", None), Path()) as store, nodes(store, 1) as [node]:
         with pytest.raises(RefusedError, match="does not say which"):
             await node.start_run("p", {"runId": "r"}, participant="a", source=NODE)
+
+
+async def test_a_run_that_is_committed_while_it_is_loaded_keeps_its_newest_state():
+    """P4: what was read from the store is older than what a commit has published meanwhile."""
+    reading, going_on = trio.Event(), trio.Event()
+
+    class SlowStore:
+        async def run(self, project: str, run_id: str) -> object:
+            return object()
+
+        async def read(self, project: str, **settings: object) -> list[object]:
+            reading.set()
+            await going_on.wait()
+            return []
+
+    registry = RunRegistry(SlowStore(), finished_kept=10)
+    newest = RunState("default", "r")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(registry.ensure, "default", "r")
+        await reading.wait()
+        registry.publish([(newest, newest.status())])
+        going_on.set()
+    assert registry.get("default", "r") is newest
+    assert await registry.ensure("default", "r") is newest

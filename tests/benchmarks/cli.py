@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import fanout, idle, ingest, latency, machine, memory, queries, startup
+from benchmarks import fanout, idle, ingest, latency, machine, memory, queries, startup, storm, vanish
 from benchmarks.failures import FailedRunError, NotSupportedError
 from benchmarks.lab import Lab, Settings
 from benchmarks.report import Report
 from benchmarks.servers import installed_node_server
 
 BENCHMARKS: Mapping[str, Callable[[Lab], None]] = {
-    module.NAME: module.measure for module in (startup, ingest, latency, fanout, memory, queries, idle)
+    module.NAME: module.measure for module in (startup, ingest, latency, fanout, memory, queries, idle, storm, vanish)
 }
 
 
@@ -56,7 +56,7 @@ def run(lab: Lab, names: Sequence[str]) -> FailedRunError | None:
 
 def settings_of(chosen: argparse.Namespace) -> Settings:
     """What was asked for; `--quick` changes the defaults, never what was said."""
-    quick = Settings(quick=True, repetitions=1, seconds=1.0, store_events=200_000)
+    quick = Settings(quick=True, repetitions=1, seconds=1.0, store_events=200_000, clients=500)
     defaults = quick if chosen.quick else Settings()
     said = {name: getattr(chosen, name) for name in asdict(defaults) if getattr(chosen, name, None) is not None}
     return Settings(**{**asdict(defaults), **said})
@@ -64,7 +64,7 @@ def settings_of(chosen: argparse.Namespace) -> Settings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python tests/benchmarks", description="testorch's benchmark suite")
-    parser.add_argument("--quick", action="store_true", help="everything but 10,000 connections, in about two minutes")
+    parser.add_argument("--quick", action="store_true", help="everything but 10,000 connections, smaller, in minutes")
     parser.add_argument("--only", action="append", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument(
         "--loads", action="append", metavar="WORDS", help="only ingest cases whose name holds the words"
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window-of-all", type=int, help="the same of all connections together (4000)")
     parser.add_argument("--generators", type=int, help="processes of the load generator (1)")
     parser.add_argument("--store-events", type=int, help="events in the store that is queried (10,000,000)")
+    parser.add_argument("--clients", type=int, help="clients of a storm, and that vanish (5,000; quick: 500)")
     parser.add_argument("--transport", help="the transport plugin of testorch's server (websocket)")
     parser.add_argument("--no-node", dest="node", action="store_false", default=None, help="without the Node server")
     parser.add_argument("--folder", type=Path, help="where the databases are put: a real disk (the temporary folder)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -58,6 +59,12 @@ class Crew:
         """Let everybody go on."""
         for pipe in self._pipes:
             pipe.send(_GO_ON)
+
+    def signal(self, number: int) -> None:
+        """Send everybody a signal; one who was killed says nothing any more."""
+        for process in self._processes:
+            assert process.pid is not None, "it has been started"
+            os.kill(process.pid, number)
 
     def hear(self) -> list[Any]:
         """What everybody yields next. Raises what they raised."""

@@ -26,12 +26,14 @@ def measure(lab: Lab) -> None:
     with lab.ours() as server:
         alone = lab.report.row(NAME, "no idle connections, 1,000 events/s", server.name)
         alone.add(_rest(server) | steady(server, lab.settings))
+        before = server.rss_bytes
         with Crew([idle_connections(server.address, count)]) as crew:
             crew.step()
             crew.tell()
             time.sleep(1)  # what the last connections caused is not idleness
             beside = lab.report.row(NAME, f"{count:,} idle connections, 1,000 events/s", server.name)
-            beside.add(_rest(server) | steady(server, lab.settings))
+            held = {"KB each": (server.rss_bytes - before) / count / 1e3}
+            beside.add(held | _rest(server) | steady(server, lab.settings))
             crew.tell()
             crew.hear()
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.report import Report
-from benchmarks.servers import NodeEachServer, NodeGroupServer, Server, TestorchServer, started
+from benchmarks.servers import (
+    USUAL,
+    NodeEachServer,
+    NodeGroupServer,
+    Server,
+    Setup,
+    TestorchServer,
+    started,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +36,8 @@ class Settings:
     generators: int = 1
     """Processes of the load generator."""
     store_events: int = 10_000_000
+    clients: int = 5_000
+    """Clients of a storm, and of those that vanish."""
     transport: str = "websocket"
     node: bool = True
     loads: tuple[str, ...] = ()
@@ -43,10 +53,10 @@ class Lab:
     report: Report
 
     @contextmanager
-    def ours(self) -> Iterator[TestorchServer]:
+    def ours(self, setup: Setup = USUAL) -> Iterator[TestorchServer]:
         """Our server, running, on a new database that is removed after the block."""
         with self._folder("testorch") as folder:
-            server = TestorchServer(folder, transport=self.settings.transport)
+            server = TestorchServer(folder, transport=self.settings.transport, setup=setup)
             with started([server]):
                 yield server
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from benchmarks.failures import FailedRunError
 from benchmarks.scripts import Script, write_script
@@ -34,12 +34,16 @@ class Pacer:
         self.began = 0.0
         self.latencies = array("d")
         """From the intended sending to the acknowledgement, in seconds."""
+        self.dues = array("d")
+        """When each of these was to be sent, in seconds after `began`."""
 
-    def run(self) -> None:
-        """Send everything and hear every acknowledgement."""
+    def run(self, is_over: Callable[[], bool] | None = None) -> None:
+        """Send everything, or until it is over, and hear every acknowledgement."""
         sockets = {stream.socket: index for index, stream in enumerate(self._streams)}
         self.began = heard = now()
         while len(self.latencies) < self._total:
+            if is_over is not None and self._next < self._total and is_over():
+                self._total = self._next
             wait = self._send_what_is_due()
             # Not a selector: those wait in whole milliseconds.
             ready, _, _ = select.select(list(sockets), [], [], wait)
@@ -68,4 +72,6 @@ class Pacer:
         stream.hear()
         arrived = now() - self.began
         for seq in range(before, stream.acked):
-            self.latencies.append(arrived - (seq * len(self._streams) + index) / self._rate)
+            due = (seq * len(self._streams) + index) / self._rate
+            self.dues.append(due)
+            self.latencies.append(arrived - due)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,33 +12,63 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.failures import FailedRunError
-from benchmarks.processes import cpu_seconds, rss_bytes
+from benchmarks.processes import cpu_seconds, rss_bytes, sockets
 from benchmarks.report import OURS
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.001
+LOOK_SECONDS = 0.05
 WORDS_SHOWN = 4000
 
 HERE = Path(__file__).parent
+Value = str | int | float | bool
 CONFIGURATION = """\
+[server]
+{server}
+
 [storage]
 use = "sqlite"
 path = "testorch.db"
 
 [transports.main]
-use = "{transport}"
-port = 0
-max_connections = 20000
+use = "{use}"
+{transport}
 
 [security.events]
 use = "event_validation"
 """
+TRANSPORT: Mapping[str, Value] = {"port": 0, "max_connections": 20_000, "max_connections_per_address": 20_000}
+"""All clients of a load are on one address, so that its limit must not be what is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a load changes in our server's configuration, and where it has the server run."""
+
+    server: Mapping[str, Value] = field(default_factory=dict)
+    transport: Mapping[str, Value] = field(default_factory=dict)
+    prefix: Sequence[str] = ()
+    """A command that becomes the one after it, such as `nsenter`."""
+
+    def configuration(self, transport: str) -> str:
+        """The configuration file, for a transport plugin."""
+        options = {**TRANSPORT, **self.transport}
+        return CONFIGURATION.format(use=transport, server=_lines(self.server), transport=_lines(options))
+
+
+USUAL = Setup()
+
+
+def _lines(options: Mapping[str, Value]) -> str:
+    """TOML: of these values it is what JSON has."""
+    return "\n".join(f"{name} = {json.dumps(value)}" for name, value in options.items())
 
 
 class Server(ABC):
@@ -69,6 +100,18 @@ class Server(ABC):
     @property
     def rss_bytes(self) -> int:
         return rss_bytes(self.pid)
+
+    @property
+    def sockets(self) -> int:
+        return sockets(self.pid)
+
+    def await_sockets(self, most: int, seconds: float) -> None:
+        """Wait until it has let go of all but so many sockets. Raises `FailedRunError` when that takes too long."""
+        deadline = time.monotonic() + seconds
+        while (found := self.sockets) > most:
+            if time.monotonic() > deadline:
+                raise FailedRunError(f"{self.name} has {found} sockets open; it should have {most} by now")
+            time.sleep(LOOK_SECONDS)
 
     @property
     def words(self) -> str:
@@ -123,12 +166,13 @@ class TestorchServer(Server):
     __test__ = False
     name = OURS
 
-    def __init__(self, folder: Path, *, transport: str = "websocket") -> None:
+    def __init__(self, folder: Path, *, transport: str = "websocket", setup: Setup = USUAL) -> None:
         super().__init__(folder)
-        (folder / "testorch.toml").write_text(CONFIGURATION.format(transport=transport))
+        self._prefix = setup.prefix
+        (folder / "testorch.toml").write_text(setup.configuration(transport))
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, "-m", "testorch_core.cli", "serve", "--config", "testorch.toml"]
+        return [*self._prefix, sys.executable, "-m", "testorch_core.cli", "serve", "--config", "testorch.toml"]
 
 
 class NodeServer(Server):

@@ -34,7 +34,9 @@ from testorch_plugins.transports.listening.requests import (
 from testorch_plugins.transports.listening.stream import GuardedStream, PartialBytes
 from testorch_plugins.transports.listening.tls import tls_context
 
-BACKLOG: Final = 1024
+BACKLOG: Final = 4096
+"""Connections that the system holds until they are accepted; what comes beyond is tried again after a second or three."""
+
 ACCEPT_PAUSE_SECONDS: Final = 0.1
 DISCARD_BYTES: Final = 64 * 1024
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
