@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
 from testorch_core.addressing import Addressing
-from testorch_core.errors import TestorchError, refuse
+from testorch_core.errors import TestorchError, refuse, within
 from testorch_core.gate import Gate
 from testorch_core.interfaces.security import AccessRequest, Allow, Close, Delay, Principal, Refuse
 from testorch_core.interfaces.transport import Handshake
+
+MAX_REASON_BYTES: Final = 123
+"""What a Close frame has room for beside its code (RFC 6455, 5.5)."""
 
 
 class CloseConversation(TestorchError):  # noqa: N818 - an order to the session, not a failure
@@ -70,4 +74,4 @@ class Access:
                 policy=verdict.policy,
             )
         elif isinstance(said, Close):
-            raise CloseConversation(said.code, said.reason)
+            raise CloseConversation(said.code, within(said.reason, MAX_REASON_BYTES, MAX_REASON_BYTES))

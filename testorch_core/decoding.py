@@ -2,18 +2,21 @@
 
 What it refuses, no store ever sees: text over the limit, not UTF-8, not JSON, NaN and Infinity, lone surrogates (orjson
 refuses these), and, found in a second look that cheap filters call for: nesting over 64, numbers beyond
-±(2^53-1), NUL in any string, keys included. Of duplicate keys the last wins.
+±(2^53-1), NUL in any string, keys included. Of duplicate keys the last wins. What an embedding host has decoded itself
+goes the same way (`host_values.admitted`).
 """
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from testorch_core.errors import Problem, refuse
-from testorch_core.text import clip
+from testorch_core.text import clip, visible
 
 MAX_DEPTH: Final = 64
 MAX_INTEGER: Final = 2**53 - 1
@@ -31,6 +34,9 @@ _NUMBER_STARTS: Final = (b":", b":-", b"[", b"[-")
 _BACKSLASH: Final = ord("\\")
 _COUNTED_BYTES: Final = 4096
 """In longer messages brackets are not counted first: there are nearly always more of them than levels."""
+
+_CONTAINERS: Final = frozenset({dict, list})
+_NUMBERS: Final = frozenset({int, float})
 
 
 class Decoded(NamedTuple):
@@ -106,25 +112,71 @@ def _may_be_deep(value: Any, outline: bytes) -> bool:
 
 def flaw_in(value: Any) -> Problem | None:
     """The first thing in a decoded value that must not be stored, with its path; None for a sound one."""
-    todo: list[tuple[Any, str, int]] = [(value, "", 1)]
-    while todo:
-        one, path, depth = todo.pop()
-        if isinstance(one, dict | list):
-            if depth > MAX_DEPTH:
-                return Problem(clip(path, 80), f"nested deeper than {MAX_DEPTH} levels")
-            items = one.items() if isinstance(one, dict) else enumerate(one)
-            for key, inner in items:
-                if isinstance(key, str) and "\x00" in key:
-                    return Problem(clip(path, 80), "a key holds the character NUL")
-                todo.append((inner, f"{path}.{key}" if path else str(key), depth + 1))
-        elif isinstance(one, str):
-            if "\x00" in one:
-                return Problem(clip(path, 80), "the text holds the character NUL")
-        elif type(one) in (int, float) and not abs(one) <= MAX_INTEGER:  # which NaN isn't either
-            return Problem(clip(path, 80), "the number is beyond ±(2^53-1)")
+    if not _is_flawed([value], 1):
+        return None
+    path = ""
+    for depth in count(1):
+        words = _flaw_on([value], depth)
+        if words is not None:
+            return Problem(path, words)
+        key, value = _guilty(value, depth + 1)
+        path = clip(f"{path}.{key}" if path else str(key), 80)
+    raise AssertionError("a flaw has a place")
+
+
+def _guilty(container: dict[str, Any] | list[Any], depth: int) -> tuple[Any, Any]:
+    """The first (key or index, value) of a container with a flaw in or below the value, found by halving."""
+    pairs = list(container.items() if isinstance(container, dict) else enumerate(container))
+    while len(pairs) > 1:
+        half = len(pairs) // 2
+        is_before = _is_flawed([value for _, value in pairs[:half]], depth)
+        pairs = pairs[:half] if is_before else pairs[half:]
+    return pairs[0]
+
+
+def _is_flawed(level: Sequence[Any], depth: int) -> bool:
+    """Whether anything is wrong in or below decoded values that stand at a depth.
+
+    Level by level, so that no step in Python is made for each value: a message of 4 MiB may hold two million of them.
+    """
+    while level:
+        if _flaw_on(level, depth) is not None:
+            return True
+        level = gc.get_referents(*level)
+        depth += 1
+    return False
+
+
+def _flaw_on(level: Sequence[Any], depth: int) -> str | None:
+    """What is wrong with any of some decoded values themselves, which stand at a depth."""
+    kinds = set(map(type, level))
+    if not kinds.isdisjoint(_CONTAINERS):
+        if depth > MAX_DEPTH:
+            return f"nested deeper than {MAX_DEPTH} levels"
+        if "\x00" in "".join(keys_in(level)):
+            return "a key holds the character NUL"
+    if str in kinds and "\x00" in "".join([one for one in level if type(one) is str]):
+        return "the text holds the character NUL"
+    if not kinds.isdisjoint(_NUMBERS) and max([abs(one) for one in level if type(one) in _NUMBERS]) > MAX_INTEGER:
+        return "the number is beyond ±(2^53-1)"
     return None
+
+
+def keys_in(level: Iterable[Any]) -> Iterable[str]:
+    """The keys of all objects among some values. The collector need not visit keys that are strings."""
+    return chain.from_iterable([one for one in level if type(one) is dict])
 
 
 def encode(value: Any) -> bytes:
     """Compact UTF-8 JSON of plain values."""
     return orjson.dumps(value)
+
+
+def excerpt(value: Any, characters: int) -> str:
+    """The beginning of a decoded value as JSON on one line; empty for what is too deep to be written."""
+    try:
+        raw = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    except TypeError:
+        return ""
+    # No character has more than four bytes, and writing one out never makes it shorter.
+    return clip(visible(raw[: 4 * (characters + 1)].decode("utf-8", "ignore")[: characters + 1]), characters)

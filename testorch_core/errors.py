@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+import orjson
 
 from testorch_core.text import clip
+
+MAX_DETAILS: Final = 8
+MAX_PAYLOAD_BYTES: Final = 2_840
+"""The most of an `error` message's payload. What stands around it, with an `inReplyTo` of 200 characters that are all
+written as escapes, keeps the message under 4,096 bytes."""
 
 
 class TestorchError(Exception):
@@ -67,9 +74,20 @@ class OpeningError(TestorchError):
 
 
 class PluginFailedError(TestorchError):
-    """A running store or security plugin failed; the server stops rather than go on without it."""
+    """The start or a task of a store, a security plugin or a transport failed; the server stops, not to go on without."""
 
     code = "plugin_failed"
+
+
+class PolicyFailedError(TestorchError):
+    """A security policy raised, or answered what its interface does not allow; what it was asked about is refused."""
+
+    code = "policy_failed"
+
+    def __init__(self, policy: str, method: str) -> None:
+        self.policy = policy
+        self.method = method
+        super().__init__(f"security policy `{policy}` failed in `{method}`")
 
 
 class UsageError(TestorchError):
@@ -106,29 +124,43 @@ class Refusal:
     seq: int | None = None
 
     def payload(self) -> dict[str, Any]:
-        """The wire form, at most 4 KB whatever the input was."""
-        shown = self.details[:MAX_DETAILS]
+        """The wire form, at most `MAX_PAYLOAD_BYTES` whatever the input was."""
         body: dict[str, Any] = {
-            "code": self.code,
-            "message": clip(self.message, 500),
+            "code": within(self.code, 50, 50),
+            "message": within(self.message, 500, 700),
             "temporary": self.temporary,
-            "details": [{"path": clip(p.path, 80), "problem": clip(p.problem, 200)} for p in shown],
+            "details": [],
         }
-        if len(self.details) > len(shown):
-            body["moreDetails"] = len(self.details) - len(shown)
         optional = (
             ("retryAfterMs", self.retry_after_ms),
             ("seq", self.seq),
-            ("eventId", self.event_id),
-            ("policy", self.policy),
+            ("eventId", None if self.event_id is None else within(self.event_id, 200, 1_200)),
+            ("policy", None if self.policy is None else within(self.policy, 100, 200)),
         )
-        for key, value in optional:
-            if value is not None:
-                body[key] = clip(value, 200) if isinstance(value, str) else value
+        body |= {key: value for key, value in optional if value is not None}
+        self._add_details(body)
         return body
 
+    def _add_details(self, body: dict[str, Any]) -> None:
+        """As many of the details as there is room for; the others are counted."""
+        left = MAX_PAYLOAD_BYTES - len(orjson.dumps(body)) - len(',"moreDetails":1000000')
+        for one in self.details[:MAX_DETAILS]:
+            shown = {"path": within(one.path, 80, 160), "problem": within(one.problem, 200, 300)}
+            left -= len(orjson.dumps(shown)) + 1
+            if left < 0:
+                break
+            body["details"].append(shown)
+        if len(self.details) > len(body["details"]):
+            body["moreDetails"] = len(self.details) - len(body["details"])
 
-MAX_DETAILS = 8  # 8 problems of 280 characters each keep an error reply under 4 KB
+
+def within(text: str, characters: int, most_bytes: int) -> str:
+    """`text` cut to so many characters, and to so many bytes as JSON writes it; what is not Unicode becomes `?`."""
+    text = clip(clip(text, characters).encode("utf-8", "replace").decode(), characters)
+    while text and (size := len(orjson.dumps(text)) - 2) > most_bytes:
+        # At least one less each time; an ellipsis alone may still be too much.
+        text = clip(text, min(len(text) - 1, max(1, len(text) * most_bytes // size))) if len(text) > 1 else ""
+    return text
 
 
 class RefusedError(TestorchError):

@@ -26,11 +26,12 @@ from testorch_core.access import CloseConversation
 from testorch_core.bridge import Bridge, CallDirectly, Caller
 from testorch_core.config import Configuration, configuration_of, defaults, read_configuration
 from testorch_core.conversation import Conversation
+from testorch_core.embedded import admitted_events, handshake_of
 from testorch_core.errors import ConfigurationError, Problem, Refusal, RefusedError, TestorchError
+from testorch_core.host_values import admitted
 from testorch_core.hosting import single_failure
-from testorch_core.interfaces.transport import Handshake
 from testorch_core.logs import library_log
-from testorch_core.protocol import check_payload
+from testorch_core.protocol import CLOSE_INTERNAL, CLOSE_UNAUTHENTICATED, ERROR_CODES, check_payload
 from testorch_core.runs import RunStatus
 from testorch_core.server import Server
 
@@ -146,8 +147,10 @@ class OrchestratorIntegration:
     def create_websocket_handlers(self, client: Mapping[str, Any] | None = None) -> WebSocketHandlers:
         """Handlers for one connection of the host's, or, without `client`, one set for all of its connections.
 
-        `client` tells what is known of the connection: `address`, `headers`. With handlers of its own a connection keeps
-        its runs apart, and its going is noticed: call their `aclose` then. The shared set is one anonymous connection.
+        `client` tells what is known of the connection: `address`, `headers`, `token`. What of it can't have come with a
+        request (a header or token with half a character, or too long) counts as not there. With handlers of its own a
+        connection keeps its runs apart, and its going is noticed: call their `aclose` then. The shared set is one
+        anonymous connection.
         """
         if client is not None:
             return self._make_handlers(client)
@@ -156,10 +159,7 @@ class OrchestratorIntegration:
         return self._shared
 
     def _make_handlers(self, client: Mapping[str, Any]) -> WebSocketHandlers:
-        headers = {str(name).lower(): str(value) for name, value in (client.get("headers") or {}).items()}
-        address = str(client.get("address", "embedded"))
-        handshake = Handshake(address=address, transport="embedded", headers=headers, token=client.get("token"))
-        conversation = Conversation(self._server.orchestrator, handshake, host=True)
+        conversation = Conversation(self._server.orchestrator, handshake_of(client), host=True)
         return WebSocketHandlers(self._server, conversation, lambda: self._caller)
 
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -188,16 +188,19 @@ class WebSocketHandlers:
         return errors[0] if errors else None
 
     async def on_events(self, events: Sequence[Any]) -> list[dict[str, Any]]:
-        """Record events in one go (one at a time costs a commit each); returns the `error` messages to send."""
-        refusals = await self._call(self._record, events)
+        """Record events in one go (one at a time costs a commit each); returns the `error` messages to send.
+
+        As a message of the protocol they may have `max_message_bytes` in all, else none is taken (`too_large`).
+        """
+        refusals = await self._refusals_of(self._record, events)
         for refusal in refusals:
             self._orchestrator.refusals.count(refusal.code)
         return [error_message(refusal) for refusal in refusals]
 
     async def on_validate_event(self, event: Any) -> Validation:
         """Whether an event would be refused for its content; records nothing."""
-        refusal = await self._call(self._check, event)
-        return Validation(refusal is None, None if refusal is None else refusal.payload())
+        refusals = await self._refusals_of(self._check, [event])
+        return Validation(not refusals, refusals[0].payload() if refusals else None)
 
     async def on_start_test_run(self, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Open or join a run; the payload of `testRunStarted`. Raises `RequestError`."""
@@ -232,7 +235,11 @@ class WebSocketHandlers:
 
     def on_get_run_status(self, run_id: str, project: str | None = None) -> dict[str, Any] | None:
         """The payload of `runStatus` as of the last commit: open runs and the last finished ones, else None."""
-        found: RunStatus | None = self._orchestrator.snapshot().get((project or self._conversation.project, run_id))
+        address = (project or self._conversation.project, run_id)
+        try:
+            found: RunStatus | None = self._orchestrator.snapshot().get(address)
+        except TypeError:  # no text, and not even hashable: a host may pass on whatever its client has sent
+            return None
         return None if found is None else found.payload()
 
     async def aclose(self) -> None:
@@ -255,32 +262,41 @@ class WebSocketHandlers:
         return status.payload()
 
     async def _ask(self, kind: str, handler: Any, payload: Mapping[str, Any] | None) -> Any:
-        async def checked() -> Any:
-            return await handler(check_payload(kind, payload))
+        most = self._orchestrator.options.max_message_bytes
+
+        async def checked(request: Any) -> Any:
+            return await handler(check_payload(kind, request))
 
         try:
-            return await self._call(checked)
+            return await self._call(checked, admitted(payload, max_bytes=most).value)
         except RefusedError as refused:
             self._orchestrator.refusals.count(refused.refusal.code)
             raise RequestError(refused.refusal) from None
         except CloseConversation as order:
-            raise RequestError(Refusal("forbidden", order.reason)) from None
+            raise RequestError(_refusal_for(order)) from None
 
-    async def _record(self, events: Sequence[Any]) -> list[Refusal]:
+    async def _refusals_of(self, work: Any, events: Sequence[Any]) -> list[Refusal]:
+        """What events are refused for. They are copied here, where nobody can change them meanwhile."""
         try:
-            submissions, refusals = await self._conversation.record(events, kind="events", suspicious=True)
+            taken, size_bytes = admitted_events(events, self._orchestrator.options.max_message_bytes)
+            refusals: list[Refusal] = await self._call(work, taken, size_bytes)
         except RefusedError as refused:
             return [refused.refusal]
         except CloseConversation as order:
-            return [Refusal("forbidden", order.reason)]
+            return [_refusal_for(order)]
+        return refusals
+
+    async def _record(self, events: Sequence[Any], size_bytes: int) -> list[Refusal]:
+        submissions, refusals = await self._conversation.record(events, kind="events", size_bytes=size_bytes)
         for submission in submissions:
             await submission.done.wait()
             refusals += submission.refusals
             refusals += [submission.failure] if submission.failure is not None else []
         return refusals
 
-    async def _check(self, event: Any) -> Refusal | None:
-        return self._conversation.check(event)
+    async def _check(self, events: Sequence[Any], size_bytes: int) -> list[Refusal]:
+        found = [self._conversation.check(event) for event in events]
+        return [refusal for refusal in found if refusal is not None]
 
 
 class _Opening:
@@ -294,3 +310,9 @@ class _Opening:
 def error_message(refusal: Refusal) -> dict[str, Any]:
     """The whole `error` message for a refusal."""
     return {"type": "error", "payload": refusal.payload()}
+
+
+def _refusal_for(order: CloseConversation) -> Refusal:
+    """The answer where a connection of our own would have been closed."""
+    code = {CLOSE_UNAUTHENTICATED: "unauthenticated", CLOSE_INTERNAL: "internal"}.get(order.close_code, "forbidden")
+    return Refusal(code, order.reason or ERROR_CODES[code])

@@ -60,9 +60,11 @@ class RunRegistry:
             state = RunState(project, run_id)
             async for batch in self._batches(project, run_id):
                 replay(state, batch)
-            if address not in self._states:  # else a commit has published it meanwhile, and knows more than what was read
+            if (
+                address not in self._states
+            ):  # else a commit has published it meanwhile, and knows more than what was read
                 self.publish([(state, state.status())])
-            return self._states[address]
+            return self._states.get(address, state)
         finally:
             self._loading.pop(address).set()
 

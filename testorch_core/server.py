@@ -42,7 +42,7 @@ class Server:
         self._last_session_gone = trio.Event()
         self._stopping = trio.Event()
         self.orchestrator = Orchestrator(
-            self.store, gate=Gate(self._policies), reporters=self._reporters, options=self._options, log=log
+            self.store, gate=Gate(self._policies, log=log), reporters=self._reporters, options=self._options, log=log
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 
 from testorch_core import events as ev
+from testorch_core.decoding import excerpt
 from testorch_core.errors import KnownEvent, Refusal, refuse
 from testorch_core.events import RecordBatch, Source, WireEvent
 from testorch_core.fold import Draft
@@ -53,12 +54,9 @@ class RefusedEvent:
     def of(cls, event: Any, refusal: Refusal, *, shown: Any = None) -> RefusedEvent:
         """The refusal of anything that came in the place of an event. `shown` is what may be kept of its contents."""
         kind = event.get("type") if isinstance(event, Mapping) else None
-        try:
-            content = orjson.dumps(shown).decode() if shown is not None else ""
-        except TypeError:  # an embedding host can pass any object
-            content = repr(shown)
+        content = "" if shown is None else excerpt(shown, MAX_REFUSED_CONTENT_CHARACTERS)
         named = clip(kind, 200) if isinstance(kind, str) and "\x00" not in kind else None
-        return cls(refusal, digested_id(event), named, clip(visible(content), MAX_REFUSED_CONTENT_CHARACTERS))
+        return cls(refusal, digested_id(event), named, content)
 
 
 @dataclass(slots=True)

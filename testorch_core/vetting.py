@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import orjson
 
 from testorch_core import events as ev
-from testorch_core.decoding import flaw_in
+from testorch_core.decoding import excerpt, flaw_in
 from testorch_core.errors import Problem, Refusal, RefusedError
 from testorch_core.events import WireEvent
 from testorch_core.gate import Gate, invalid_event
 from testorch_core.protocol import envelope_is_fine, envelope_problems
+from testorch_core.streams import digested_id
+from testorch_core.text import clip
+from testorch_core.transaction import MAX_REFUSED_CONTENT_CHARACTERS, RefusedEvent
 
 _CLIENTS_MAY_NOT = ev.SERVER_TYPES | ev.PRESENCE_TYPES
+MAX_ATTEMPT: Final = 1_000
+MAX_PLANNED: Final = 100_000_000
+"""The greatest `attempt` and `total`: stores count in 32 bits, and the plans of many participants are added up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inadmissible:
+    """Stands in the place of an event that the decoder refused for what a host had passed in."""
+
+    refusal: Refusal
 
 
 class Vetting:
@@ -31,8 +46,16 @@ class Vetting:
             refusal = _outer_refusal(event, suspicious=suspicious)
             if refusal is not None:
                 return refusal
-        if event["type"] in self._forbidden:
-            return invalid_event(event, [Problem("type", f"`{event['type']}` is written by the server alone")])
+        kind, payload = event["type"], event["payload"]
+        if kind in self._forbidden:
+            return invalid_event(event, [Problem("type", f"`{kind}` is written by the server alone")])
+        test_id, attempt = payload.get("testId"), payload.get("attempt")
+        if (
+            (type(test_id) is str and len(test_id) > ev.MAX_TEST_ID_CHARACTERS)
+            or (attempt is not None and _is_over(attempt, MAX_ATTEMPT))
+            or (kind == ev.RUN_PLAN and _is_over(payload.get("total"), MAX_PLANNED))
+        ):
+            return invalid_event(event, [_too_great(payload)])
         return self._check(event)
 
     def vetted(self, event: Any, *, suspicious: bool) -> WireEvent:
@@ -42,15 +65,48 @@ class Vetting:
             raise RefusedError(refusal)
         return self._gate.amend(event)
 
-    def shown(self, event: Any) -> Any:
-        """What may be kept of a refused event: what the policies leave of it; nothing of one that they can't read."""
-        if not self._gate.amends:
-            return event
-        return self._gate.amend(event) if envelope_is_fine(event) else None
+    def amended(self, event: WireEvent) -> tuple[WireEvent, Refusal | None]:
+        """A good event as it is to be stored; with a refusal where a policy fails to say how."""
+        try:
+            return self._gate.amend(event), None
+        except RefusedError as refused:
+            return event, refused.refusal
+
+    def note_of(self, event: Any, refusal: Refusal) -> RefusedEvent:
+        """What is kept of a refused event: what the policies leave of it, as of any other."""
+        kind = event.get("type") if isinstance(event, Mapping) else None
+        named = clip(kind, 200) if isinstance(kind, str) and "\x00" not in kind else None
+        return RefusedEvent(refusal, digested_id(event), named, self._shown(event))
+
+    def _shown(self, event: Any) -> str:
+        """Nothing of an event that the policies, or we, can't read."""
+        if self._gate.amends:
+            event = self._gate.shown(event) if envelope_is_fine(event) and flaw_in(event) is None else None
+        return "" if event is None else excerpt(event, MAX_REFUSED_CONTENT_CHARACTERS)
+
+
+def _too_great(payload: Mapping[str, Any]) -> Problem:
+    """What no store could keep of a payload whose fields may be anything, whatever the policies say of it.
+
+    Only what the columns of a store and the sums of the fold are made of; all else is kept as JSON.
+    """
+    test_id = payload.get("testId")
+    if isinstance(test_id, str) and len(test_id) > ev.MAX_TEST_ID_CHARACTERS:
+        words = f"has {len(test_id)} characters; at most {ev.MAX_TEST_ID_CHARACTERS} are taken"
+        return Problem("payload.testId", words)
+    if _is_over(payload.get("attempt"), MAX_ATTEMPT):
+        return Problem("payload.attempt", f"must be at most {MAX_ATTEMPT}")
+    return Problem("payload.total", f"must be at most {MAX_PLANNED}")
+
+
+def _is_over(number: Any, most: int) -> bool:
+    return type(number) is int and number > most
 
 
 def _outer_refusal(event: Any, *, suspicious: bool) -> Refusal | None:
     """What speaks against an event's envelope, or, if that is good, against storing what the event holds at all."""
+    if isinstance(event, Inadmissible):
+        return event.refusal
     problems = envelope_problems(event)
     if problems:
         return invalid_event(event, problems)
@@ -61,10 +117,7 @@ def _outer_refusal(event: Any, *, suspicious: bool) -> Refusal | None:
 def hash_of(wire: WireEvent) -> bytes:
     """A hash of an event's content that is the same for equal events, whatever the order of their keys.
 
-    Raises `RefusedError` (`invalid_event`) for what is not JSON: an embedding host can pass any object.
+    For events that have been vetted: they can be written as JSON.
     """
-    try:
-        encoded = orjson.dumps(wire, option=orjson.OPT_SORT_KEYS)
-    except TypeError as failure:
-        raise RefusedError(invalid_event(wire, [Problem("", f"can't be written as JSON: {failure}")])) from None
+    encoded = orjson.dumps(wire, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(encoded, digest_size=16).digest()

@@ -1,6 +1,7 @@
 """Embedding: the handlers in trio and through the bridge from asyncio, and both example servers as a user starts them."""
 
 import asyncio
+import functools
 import json
 import signal
 import subprocess
@@ -8,14 +9,18 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from websockets.sync.client import connect
 
 from testorch_core import ConfigurationError, OpeningError, create_orchestrator_integration
+from testorch_core.embedded import handshake_of
 from testorch_core.integration import RequestError, WebSocketHandlers
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -219,3 +224,95 @@ def test_the_example_servers_keep_their_own_messages_and_gain_the_orchestration(
         assert ask("endTestRun", {"runId": "unknown"})["payload"]["code"] == "unknown_run"
         ended = ask("endTestRun", {"runId": run_id})
         assert (ended["type"], ended["payload"]["status"]) == ("testRunEnded", "passed")
+
+
+DEEP: Any = functools.reduce(lambda inner, _: [inner], range(70), 0)
+BEYOND_THE_WIRE: list[Any] = [
+    float("nan"), float("-inf"), 2**53, 10**4301, 1e16, "\x00", "\ud800", {1: 2}, {"a\x00": 1}, {"a"}, b"a", object(), datetime.now(UTC), Decimal(1),
+    DEEP, type("Text", (str,), {})("a"), type("Dict", (dict,), {})(a=1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", BEYOND_THE_WIRE, ids=lambda value: type(value).__name__)
+async def test_what_the_wire_could_not_have_brought_is_refused_at_every_door(value: Any):
+    async with create_orchestrator_integration(config={"storage": {"use": "memory"}}) as orchestration:
+        handlers = orchestration.create_websocket_handlers()
+        bad = event("bad", x={"y": value})
+        refused, other = await handlers.on_events([bad, event("bad2", x=value), event("good", testId="t")])
+        assert refused["payload"] | {"code": "invalid_event", "eventId": "bad"} == refused["payload"]
+        assert refused["payload"]["details"][0]["path"].startswith("payload.x.y")
+        assert other["payload"]["eventId"] == "bad2"
+        validation = await handlers.on_validate_event(bad)
+        assert validation.error == refused["payload"]
+        requests = [
+            lambda: handlers.on_start_test_run({"metadata": {"a": value}}),
+            lambda: handlers.on_start_test_run({"runId": "r", "unknown": value}),
+            lambda: handlers.on_start_test_run(value),
+            lambda: handlers.on_end_test_run([value]),  # type: ignore[list-item]
+            lambda: handlers.on_cancel_test_run("r", reason=[value]),  # type: ignore[arg-type]
+            lambda: handlers.on_query_run({"a": value}),  # type: ignore[arg-type]
+            lambda: handlers.on_get_statistics({"x": value}),
+        ]
+        for ask in requests:
+            with pytest.raises(RequestError) as raised:
+                await ask()
+            assert raised.value.message["payload"]["code"] == "invalid_json"
+        (run,) = handlers.on_get_active_runs()
+        assert run["counts"]["total"] == 1
+
+
+@pytest.mark.parametrize("strange", [[], {}, object(), {"a"}, None, 3, float("nan")], ids=repr)
+async def test_a_host_may_pass_on_whatever_its_client_has_sent(strange: Any):
+    async with create_orchestrator_integration(config={"storage": {"use": "memory"}}) as orchestration:
+        handlers = orchestration.create_websocket_handlers()
+        assert handlers.on_get_run_status(strange) is None
+        assert handlers.on_get_run_status("r", strange) is None
+        assert handlers.on_get_active_runs(strange) == []
+        if strange != []:
+            (refused,) = await handlers.on_events(strange)
+            assert refused["payload"]["code"] == "invalid_message"
+        with pytest.raises(RequestError):
+            await handlers.on_query_run(strange)
+
+
+async def test_a_hosts_messages_are_no_larger_than_those_of_the_wire():
+    config = {"storage": {"use": "memory"}, "server": {"max_message_bytes": 2000}}
+    async with create_orchestrator_integration(config=config) as orchestration:
+        handlers = orchestration.create_websocket_handlers()
+        small, large = event("a", testId="t", text="x" * 900), event("a", testId="t", text="x" * 2000)
+        for events in ([large], [small] * 3, [{}] * 10_001):
+            (refused,) = await handlers.on_events(events)
+            assert refused["payload"]["code"] == "too_large"
+        assert handlers.on_get_active_runs() == [], "none of them was taken"
+        assert await handlers.on_events([small] * 2) == []
+        with pytest.raises(RequestError) as raised:
+            await handlers.on_start_test_run({"metadata": {"a": "x" * 2000}})
+        assert raised.value.message["payload"]["code"] == "too_large"
+
+
+async def test_an_event_is_as_it_was_when_it_was_given_whatever_the_host_does_to_it_then():
+    async with create_orchestrator_integration(config={"storage": {"use": "memory"}}) as orchestration:
+        handlers = orchestration.create_websocket_handlers()
+        given = event("a", testId="t", status="passed", labels={})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(handlers.on_event, given)
+            await trio.lowlevel.checkpoint()
+            given["payload"] |= {"testId": object(), "labels": {object()}}
+        assert handlers.on_get_active_runs()[0]["counts"]["passed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("client", "headers", "token", "address"),
+    [
+        ({"headers": {"Authorization": "Bearer x", b"X-Bytes": b"caf\xe9"}, "token": "t", "address": "10.0.0.1"},
+         {"authorization": "Bearer x", "x-bytes": "café"}, "t", "10.0.0.1"),
+        ({"headers": {"a": "\udcff", "b\x00": "c", "d": "e\r\nf", "g": 3, 4: "h", "i": "j" * 20_000, "ok": ""}, "token": "t\x00"}, {"ok": ""}, None, "embedded"),
+        ({"headers": None, "token": 3, "address": ("10.0.0.1", 5)}, {}, None, "('10.0.0.1', 5)"),
+        ({"headers": ["a"], "token": b"t", "address": "\udcff"}, {}, "t", "unknown"),
+    ],
+)  # fmt: skip
+def test_what_a_host_tells_of_a_connection_is_what_can_have_come_with_a_request(
+    client: Any, headers: Any, token: Any, address: Any
+):
+    found = handshake_of(client)
+    assert (dict(found.headers), found.token, found.address) == (headers, token, address)

@@ -13,11 +13,20 @@ from testorch_core.interfaces.transport import Handshake
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who is on a connection. `projects` bounds what it may touch; None means all."""
+    """Who is on a connection. `name` is 1 to 200 characters; `projects` bounds what it may touch, None means all.
+
+    `scopes` are `ingest` (report tests), `observe` (ask and subscribe) and `admin` (read the audit trail); the core holds
+    them. `roles` are for policies that decide by them. `issuer` is the instance that made the principal, and `credential`
+    what it knows it by: the id of a token, say, never the secret itself. `expires_at` is in seconds since the epoch.
+    """
 
     name: str
     scopes: frozenset[str] = frozenset({"ingest", "observe"})
     projects: frozenset[str] | None = None
+    roles: frozenset[str] = frozenset()
+    issuer: str | None = None
+    credential: str | None = None
+    expires_at: float | None = None
 
 
 ANONYMOUS = Principal(name="anonymous")
@@ -26,7 +35,10 @@ ANONYMOUS = Principal(name="anonymous")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRequest:
-    """One message that asks to be admitted: its type, what it is about, and how much it brings."""
+    """One message that asks to be admitted: its type (`action`), what it is about, and how much it brings.
+
+    `connection` is the connection's id. `run_id` is None where the message names no run, or many.
+    """
 
     principal: Principal
     handshake: Handshake
@@ -35,6 +47,7 @@ class AccessRequest:
     run_id: str | None = None
     events: int = 0
     size_bytes: int = 0
+    connection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +57,7 @@ class Allow:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The message may pass after a wait; the session waits, and reads nothing meanwhile."""
+    """The message may pass after a wait, which ends some time; the session waits, and reads nothing meanwhile."""
 
     seconds: float
 
@@ -74,7 +87,12 @@ class SecurityPolicy(Plugin):
     """Implements what it is about and inherits the rest. All policies must agree; the first refusal counts.
 
     The methods decide at once: they are synchronous or do not wait long, raise nothing, and change nothing but counters
-    of their own. A policy that raises stops the server: it fails closed.
+    of their own. A policy that raises all the same, or answers anything else than is said here, fails closed for what it
+    was asked about, and the server goes on: `authenticate` costs the connection (1011), `admit` a temporary error
+    (`internal`), `validate` and `amend` the event, which is refused for good. The log tells the exception's type and place.
+
+    Whatever `validate` and `amend` are given has passed the decoder: JSON's own types, numbers within ±(2^53-1), at most 64
+    levels, no NUL and no lone surrogate.
     """
 
     authenticates: bool = False
@@ -83,6 +101,12 @@ class SecurityPolicy(Plugin):
     async def authenticate(self, handshake: Handshake) -> Principal | None:
         """Who this is, or None if this policy doesn't know. Asked in the order of the configuration."""
         return None
+
+    def current(self, principal: Principal) -> Principal | None:
+        """A principal that this policy made, as its credential stands now: the same, a narrower one, or None when it was
+        revoked or has expired. Asked for messages, before events are sent, and of the silent every few seconds.
+        """
+        return principal
 
     def admit(self, request: AccessRequest) -> Admission:
         """Whether a message may pass now. Asked once a message, before its contents are looked at."""
@@ -93,5 +117,8 @@ class SecurityPolicy(Plugin):
         return ()
 
     def amend(self, event: WireEvent) -> WireEvent:
-        """The event as it is to be stored; the same object where nothing changes. `id`, `type`, `runId` must stay."""
+        """The event as it is to be stored; the same object where nothing changes, else another one that JSON can hold.
+
+        `id`, `type`, `runId`, `project` and `seq` must stay.
+        """
         return event

@@ -55,7 +55,7 @@ VALUES: Final[tuple[Any, ...]] = (
 BEYOND_THE_DECODER: Final[tuple[Any, ...]] = (
     float("nan"), float("inf"), float("-inf"), 1.7976931348623157e308, 10**400, "\x00", "\ud800", _nested(200),
 )  # fmt: skip
-"""What no client can send, because the decoder refuses it, but what a program that embeds the core could pass on."""
+"""What no client can send and no host can pass on, because the decoder refuses it. Plugins stand it all the same."""
 
 
 def payloads(good: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -11,7 +11,7 @@ import trio
 from marshmallow import fields
 
 from testorch_core.interfaces.reporter import Renderer
-from testorch_core.interfaces.security import Delay, SecurityPolicy
+from testorch_core.interfaces.security import Delay, Principal, SecurityPolicy
 from testorch_core.options import Options, Secret, option
 from testorch_core.testing import (
     PluginContract,
@@ -201,6 +201,16 @@ class RenamesRuns(Policy):
         return {**event, "runId": "mine"}
 
 
+class ForgetsSeqs(Policy):
+    def amend(self, event):
+        return {**event, "seq": 7}
+
+
+class StoresWhatNoStoreCan(Policy):
+    def amend(self, event):
+        return {**event, "seen": {event["id"]}}
+
+
 class DelaysForEver(Policy):
     def admit(self, request):
         return Delay(float("inf"))
@@ -211,10 +221,20 @@ class LetsEverybodyIn(Policy):
         return handshake.token
 
 
+class KnowsNobodyByName(Policy):
+    authenticates = True
+
+    async def authenticate(self, handshake):
+        return Principal(name="")
+
+
 BROKEN_POLICIES = [
     (Raises, "test_5a_validating_never_raises_and_finds_problems"),
     (Scribbles, "test_5b_neither_validating_nor_amending_changes_the_event"),
     (RenamesRuns, "test_5c_an_amended_event_is_still_the_same_event"),
+    (ForgetsSeqs, "test_5c_an_amended_event_is_still_the_same_event"),
+    (StoresWhatNoStoreCan, "test_5c_an_amended_event_is_still_the_same_event"),
+    (KnowsNobodyByName, "test_5e_strangers_are_answered_soon_and_without_an_error"),
     (DelaysForEver, "test_5d_admission_is_decided_at_once_for_anybody"),
     (LetsEverybodyIn, "test_5e_strangers_are_answered_soon_and_without_an_error"),
 ]

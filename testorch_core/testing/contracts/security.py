@@ -8,8 +8,9 @@ from typing import Any
 
 import trio
 
-from testorch_core.errors import Problem
+from testorch_core.errors import Problem, RefusedError
 from testorch_core.events import SERVER_TYPES, WireEvent
+from testorch_core.host_values import admitted
 from testorch_core.interfaces.plugin import PluginContext
 from testorch_core.interfaces.security import (
     AccessRequest,
@@ -21,6 +22,7 @@ from testorch_core.interfaces.security import (
     SecurityPolicy,
 )  # fmt: skip
 from testorch_core.interfaces.transport import Handshake
+from testorch_core.said import MAX_AMENDED_BYTES, MAX_PRINCIPAL_CHARACTERS
 from testorch_core.testing.contracts.lifecycle import PluginContract
 from testorch_core.testing.hostile import NAMES, payloads
 from testorch_core.testing.runs import STARTED_MS, every_kind
@@ -72,9 +74,11 @@ class SecurityPolicyContract(PluginContract):
         await plugin.start(context)
         for event in hostile_events():
             amended = plugin.amend(event)
-            for key in ("id", "type", "runId"):
+            for key in ("id", "type", "runId", "project", "seq"):
                 assert amended.get(key) == event.get(key)
             assert isinstance(amended["payload"], dict)
+            if amended is not event and not beyond_the_decoder(event):
+                assert not beyond_the_decoder(amended), "what is stored must be JSON that the decoder would take"
         await plugin.aclose()
 
     async def test_5d_admission_is_decided_at_once_for_anybody(self, plugin: Any, context: PluginContext) -> None:
@@ -100,6 +104,7 @@ class SecurityPolicyContract(PluginContract):
                 principal = await plugin.authenticate(handshake)
             assert principal is None or isinstance(principal, Principal)
             assert principal is None or plugin.authenticates
+            assert principal is None or 0 < len(principal.name) <= MAX_PRINCIPAL_CHARACTERS
         await plugin.aclose()
 
     async def test_5f_what_the_core_writes_itself_is_not_needed_to_pass(
@@ -109,6 +114,15 @@ class SecurityPolicyContract(PluginContract):
         for kind in sorted(SERVER_TYPES):
             plugin.validate(_event(kind, {}))
         await plugin.aclose()
+
+
+def beyond_the_decoder(event: WireEvent) -> bool:
+    """Whether an event is one that the core would take from nobody."""
+    try:
+        admitted(event, max_bytes=MAX_AMENDED_BYTES)
+    except RefusedError:
+        return True
+    return False
 
 
 def hostile_events() -> Iterator[WireEvent]:
