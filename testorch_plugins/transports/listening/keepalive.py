@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from functools import partial
 
@@ -18,7 +19,9 @@ class Keeper:
         self._ping_seconds = ping_seconds
         self._spawn = spawn
         self._peers: set[Peer] = set()
-        self._queue: deque[tuple[float, Peer, float]] = deque()
+        self._queue: deque[tuple[float, weakref.ref[Peer], float]] = (
+            deque()
+        )  # an ended one must not be kept for its turn
         self._filled = trio.Event()
 
     def watch(self, peer: Peer) -> None:
@@ -34,18 +37,23 @@ class Keeper:
             if not self._queue:
                 self._filled = trio.Event()
                 await self._filled.wait()
-            due, peer, heard_at = self._queue.popleft()
-            if peer not in self._peers:
+            due, watched, heard_at = self._queue.popleft()
+            if watched() is None:
                 continue
             await trio.sleep_until(due)
-            if peer.heard_at == heard_at:
-                self._spawn(partial(self._prove_alive, peer, heard_at), name="ping")
-            else:
-                self._enqueue(peer)
+            self._look_after(watched(), heard_at)
+
+    def _look_after(self, peer: Peer | None, heard_at: float) -> None:
+        if peer is None or peer not in self._peers:
+            return
+        if peer.heard_at == heard_at:
+            self._spawn(partial(self._prove_alive, peer, heard_at), name="ping")
+        else:
+            self._enqueue(peer)
 
     def _enqueue(self, peer: Peer) -> None:
         if peer in self._peers:
-            self._queue.append((trio.current_time() + self._ping_seconds, peer, peer.heard_at))
+            self._queue.append((trio.current_time() + self._ping_seconds, weakref.ref(peer), peer.heard_at))
             self._filled.set()
 
     async def _prove_alive(self, peer: Peer, heard_at: float) -> None:

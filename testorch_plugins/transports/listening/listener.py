@@ -37,6 +37,10 @@ from testorch_plugins.transports.listening.tls import tls_context
 BACKLOG: Final = 4096
 """Connections that the system holds until they are accepted; what comes beyond is tried again after a second or three."""
 
+ENTERING_AT_ONCE: Final = 32
+"""Connections that are judged and upgraded at the same time. Each takes half a millisecond, and when thousands come at
+once those that are in already must have their turns between."""
+
 ACCEPT_PAUSE_SECONDS: Final = 0.1
 DISCARD_BYTES: Final = 64 * 1024
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -65,6 +69,7 @@ class ListeningTransport(Transport):
             hurried_seconds=options.hurried_handshake_seconds,
         )
         self._partial_bytes = PartialBytes(options.max_partial_bytes)
+        self._entering = trio.CapacityLimiter(ENTERING_AT_ONCE)
         self._context: Any = None
         self._keeper: Any = None
         self._tls: Any = None
@@ -150,7 +155,8 @@ class ListeningTransport(Transport):
                 with newcomer.scope:
                     said = talk = stream if self._tls is None else await self._encrypted(stream)
                     raw, rest = await read_request(talk)
-                    request = judged(raw, self.options, port=port)
+                    async with self._entering:
+                        request = judged(raw, self.options, port=port)
                 if newcomer.scope.cancelled_caught:
                     raise RejectedError(408, f"a request must be complete within {self.options.handshake_seconds:g} s")
                 client = client_address(address, request.headers, self.options)
@@ -183,7 +189,8 @@ class ListeningTransport(Transport):
         )
         try:
             async with trio.open_nursery() as nursery:
-                peer = await self.upgrade(guarded, request, handshake, nursery)
+                async with self._entering:
+                    peer = await self.upgrade(guarded, request, handshake, nursery)
                 peer.on_admitted = partial(self.places.let_in, newcomer)
                 guarded.open()
                 await self._serve(peer, request)
@@ -208,6 +215,7 @@ class ListeningTransport(Transport):
             await self.serve(peer)
         finally:
             self._keeper.forget(peer)
+            peer.let_go()
 
     async def _turn_away(
         self, stream: trio.abc.Stream | None, rejected: RejectedError, address: str, *, linger_seconds: float

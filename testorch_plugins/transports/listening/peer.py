@@ -80,6 +80,12 @@ class Peer(Connection):
                 return
         await self.stream.cut()
 
+    def let_go(self) -> None:
+        """The connection has ended: keep nothing of the library's alive, which may hold half a message."""
+        self._is_closed = True
+        self._socket = None
+        self.on_admitted = _nothing
+
     # For the two libraries.
 
     def checked(self, message: bytes | str) -> bytes | str:

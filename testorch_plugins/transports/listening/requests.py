@@ -25,7 +25,9 @@ _END: Final = b"\r\n\r\n"
 _START: Final = b"GET "
 _SECRETS: Final = frozenset({"token", "access_token", "ticket", "authorization"})
 _KEY_BYTES: Final = 16
+TICKET: Final = "testorch.ticket."
 _OURS: Final = SUBPROTOCOL.split(".", 1)[0] + "."
+_KEPT_APART: Final = frozenset({"authorization", "cookie", "proxy-authorization", "sec-websocket-protocol"})
 _PHRASES: Final = {
     400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
     426: "Upgrade Required", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
@@ -63,7 +65,13 @@ class UpgradeRequest:
     @property
     def offers_only_unknown(self) -> bool:
         """Whether only versions of our subprotocol are offered that this server doesn't speak."""
-        return self.subprotocol is None and any(one.startswith(_OURS) for one in self.subprotocols)
+        versions = [one for one in self.subprotocols if one.startswith(_OURS) and not one.startswith(TICKET)]
+        return self.subprotocol is None and bool(versions)
+
+    @property
+    def ticket(self) -> str | None:
+        """A one-time ticket, which a browser can only send as a second subprotocol. It is never echoed."""
+        return next((one.removeprefix(TICKET) for one in self.subprotocols if one.startswith(TICKET)), None)
 
     def as_written(self) -> bytes:
         """The request that a WebSocket library gets: the same upgrade in the fewest words."""
@@ -161,7 +169,8 @@ def _is_host(text: str) -> bool:
     if not name or set(text) & set("/?#@\\ \t<>\"'"):
         return False
     try:
-        name.encode("idna")
+        name.encode("idna")  # empty and overlong labels
+        name.encode("ascii").decode("idna")  # what only says that it is encoded
     except UnicodeError:
         return False
     return True
@@ -211,9 +220,10 @@ def handshake_of(request: UpgradeRequest, address: str, transport: str, deadline
     return Handshake(
         address=address,
         transport=transport,
-        headers=request.headers,
+        headers={name: value for name, value in request.headers.items() if name not in _KEPT_APART},
         path=request.path,
         token=token,
+        ticket=request.ticket,
         deadline=deadline,
     )
 
