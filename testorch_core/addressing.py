@@ -24,6 +24,10 @@ class Addressing:
         self._current: Address | None = None
         self._implicit: dict[str, str] = {}
 
+    def bind(self, bound: frozenset[str] | None) -> None:
+        """Say which projects the principal may touch: it has just become known, or what it may do has changed."""
+        self._bound = bound
+
     @property
     def home(self) -> str:
         """The connection's project, else the first that the principal may touch, else `default`."""
@@ -34,9 +38,12 @@ class Addressing:
     def project_of(self, message: Mapping[str, Any]) -> str:
         """The message's project, else the connection's, else the principal's only one, else `default`.
 
-        Raises `RefusedError` (`forbidden`) for a project that the principal may not touch.
+        Raises `RefusedError`: `forbidden` for a project that the principal may not touch, whether it exists or not, and
+        `invalid_message` where none is named and several are possible.
         """
         project = message.get("project") or self._project
+        if project is None and self._bound is not None and len(self._bound) > 1 and DEFAULT_PROJECT not in self._bound:
+            raise refuse("invalid_message", "`project` is required: more than one is open to you, and `default` is not")
         if project is None:
             project = self.home if self._bound is not None and len(self._bound) == 1 else DEFAULT_PROJECT
         if self._bound is not None and project not in self._bound:

@@ -174,15 +174,15 @@ class Attendance:
             row = await self._find_stream(project, stream_id)
         opener = await self._opener_of(project, row.run_id, stream_id) if row is not None else None
         other = self._holders.get((project, stream_id))
+        opener = other.principal_name if other is not None else opener
+        if opener not in (None, holder.principal_name):  # first, so that nothing else is learned of it
+            raise refuse("stream_conflict", f"stream `{stream_id}` was opened by somebody else; choose another id")
         if (row is not None or other is not None) and not resume:
             words = f"stream `{stream_id}` is known already; resume it, or choose another id for another process"
             raise refuse("stream_conflict", words)
         if row is not None and run_id is not None and row.run_id != run_id:
             words = f"stream `{stream_id}` belongs to run `{row.run_id}`, not to `{run_id}`; a stream has one run"
             raise refuse("stream_conflict", words)
-        opener = other.principal_name if other is not None else opener
-        if opener not in (None, holder.principal_name):
-            raise refuse("stream_conflict", f"stream `{stream_id}` was opened by somebody else; choose another id")
         if other is not None and other is not holder:
             words = f"stream `{stream_id}` was resumed on another connection, which holds it now"
             other.displaced(Refusal("stream_conflict", words))

@@ -50,6 +50,15 @@ class ServerOptions(Options):
     join_timeout_seconds: float = option(
         _seconds(), default=300.0, help="how long a run whose participants have all ended waits for those it expects"
     )
+    authentication_seconds: float = option(
+        _seconds(), default=10.0, help="how long a client may take to show who it is; then it is closed with 4408"
+    )
+    recheck_seconds: float = option(
+        _seconds(0.1), default=2.0, help="how often the credentials of connected clients are looked at again"
+    )
+    max_connections_per_principal: int = option(
+        _count(), default=2_000, help="connections that one principal may have open; more are closed with 4429"
+    )
     max_message_bytes: int = option(_count(), default=4 * 1024 * 1024, help="the largest message, in bytes")
     max_queued_events: int = option(_count(), default=20_000, help="events that wait for a commit before reading stops")
     max_queued_bytes: int = option(
@@ -134,6 +143,10 @@ class Configuration:
     def without_transports(self) -> Configuration:
         """The same, reached only by who embeds it."""
         return replace(self, transports=())
+
+    def for_administration(self) -> Configuration:
+        """The same with the store and the policies alone: for commands that change what these keep."""
+        return replace(self, transports=(), reporters=())
 
     def only_storage(self) -> Configuration:
         """The same without everything that listens, checks or tells: for commands that read."""

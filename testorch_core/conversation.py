@@ -14,15 +14,16 @@ from testorch_core.errors import PolicyFailedError, Problem, Refusal, RefusedErr
 from testorch_core.events import Source, WireEvent
 from testorch_core.gate import invalid_event
 from testorch_core.intake import Sorted, StreamIntake
-from testorch_core.interfaces.security import ANONYMOUS
+from testorch_core.interfaces.security import Principal
 from testorch_core.interfaces.transport import Handshake
 from testorch_core.items import StreamSubmission, Submission
 from testorch_core.orchestrator import Orchestrator
-from testorch_core.protocol import CLOSE_INTERNAL, CLOSE_UNAUTHENTICATED, MAX_EVENTS
+from testorch_core.protocol import CLOSE_FORBIDDEN, CLOSE_INTERNAL, CLOSE_TOO_MANY, CLOSE_UNAUTHENTICATED, MAX_EVENTS
 from testorch_core.queries import Queries
 from testorch_core.runs import RunStatus
 from testorch_core.streams import StreamState
 from testorch_core.text import clip, visible
+from testorch_core.tickets import TICKET_SECONDS
 from testorch_core.transaction import RefusedEvent
 from testorch_core.vetting import Vetting, hash_of
 
@@ -54,8 +55,9 @@ class Conversation:
         self._handshake = handshake
         self._vetting = Vetting(orchestrator.gate, host=host)
         self._greeted: trio.Event
+        self._entered: Principal
         self._source = Source(self.id)
-        self._access = Access(orchestrator.gate, handshake, ANONYMOUS, orchestrator.new_id)
+        self._access = Access(orchestrator.gate, handshake, self.id, orchestrator.new_id)
         self.queries = Queries(orchestrator, self._access)
         """What this client may ask."""
         self._touched: dict[tuple[str, str], str] = {}
@@ -72,24 +74,76 @@ class Conversation:
         """The project of the run that was started last, else the default one."""
         return self._access.addressing.home
 
-    async def open(self) -> None:
-        """Authenticate, and write `system/client/connect`. Raises `CloseConversation` for a stranger, and where a policy
-        fails to say who it is."""
+    async def open(self) -> bool:
+        """Learn who this is from the handshake, and write `system/client/connect`.
+
+        False for a client that has shown nothing yet where a policy wants to know: `identify` is to follow. Raises
+        `CloseConversation` for a stranger, and where a policy fails to say who it is.
+        """
+        ticket = self._handshake.ticket
+        if ticket is not None:
+            self._enter(self._orchestrator.tickets.take(ticket))
+        elif self._handshake.token is None and self._orchestrator.gate.authenticates:
+            principal = await self._authenticated(self._handshake)  # a policy may know an address, say
+            if principal is None:
+                return False
+            self._enter(principal)
+        else:
+            self._enter(await self._authenticated(self._handshake))
+        return True
+
+    async def identify(self, token: str) -> None:
+        """Learn who this is from the token of its `hello`. Raises as `open`."""
+        self._enter(await self._authenticated(replace(self._handshake, token=token)))
+
+    async def _authenticated(self, handshake: Handshake) -> Principal | None:
         try:
-            principal = await self._orchestrator.gate.authenticate(self._handshake)
+            return await self._orchestrator.gate.authenticate(handshake)
         except PolicyFailedError:  # which is in the log; whoever is there learns nothing
             raise CloseConversation(CLOSE_INTERNAL, "") from None
-        if principal is None:
-            self._orchestrator.refusals.count("unauthenticated")
-            raise CloseConversation(CLOSE_UNAUTHENTICATED, "unauthenticated")
-        self._access = Access(self._orchestrator.gate, self._handshake, principal, self._orchestrator.new_id)
-        self.queries = Queries(self._orchestrator, self._access)
+
+    def _enter(self, principal: Principal | None) -> None:
+        """Let a client in, or turn it away: the same words for a token that is unknown, expired or revoked."""
+        address = _line(self._handshake.address)
+        if principal is None or not self._orchestrator.crowd.take(principal):
+            code = "unauthenticated" if principal is None else "rate_limited"
+            self._orchestrator.refusals.count(code)
+            name = principal.name if principal is not None else None
+            self._orchestrator.audit.note(ev.AUDIT_AUTHENTICATION, outcome=code, address=address, principal=name)
+            if principal is None:
+                raise CloseConversation(CLOSE_UNAUTHENTICATED, "unauthenticated")
+            raise CloseConversation(CLOSE_TOO_MANY, "too many connections of this principal")
+        self._access.become(principal)
+        self._handshake = replace(self._handshake, token=None, ticket=None)
         self._source = Source(self.id, principal.name)
+        self._entered = principal
         self._is_open = True
         self._orchestrator.clients.add(self.id)
-        address, agent = self._handshake.address, self._handshake.headers.get("user-agent", "")
-        facts = self._presence_facts() | {"address": _line(address), "agent": _line(agent)}
+        self._orchestrator.audit.note(
+            ev.AUDIT_AUTHENTICATION, outcome="let_in", address=address, principal=principal.name, policy=principal.issuer,
+            credential=principal.credential,
+        )  # fmt: skip
+        facts = self._presence_facts() | {
+            "address": address,
+            "agent": _line(self._handshake.headers.get("user-agent", "")),
+        }
         self._greeted = self._orchestrator.connected(self._access.addressing.home, facts, source=self._source)
+
+    def is_still_known(self) -> bool:
+        """Whether the client's credential is still good."""
+        return self._access.refreshed() is not None
+
+    def may_see(self, project: str) -> bool:
+        """Whether the client may look into a project."""
+        return self._access.may_see(project)
+
+    async def ticket(self) -> dict[str, Any]:
+        """A one-time ticket for this client's principal. Raises `RefusedError` (`forbidden`)."""
+        await self._access.admit("getTicket", self._access.addressing.home)
+        principal = self._access.principal
+        if principal is None or principal.issuer is None:
+            raise refuse("forbidden", "this server asks nobody who they are, so tickets are of no use")
+        return {"ticket": self._orchestrator.tickets.give(principal), "expiresInMs": round(TICKET_SECONDS * 1000)}
 
     async def close(self) -> None:
         """Write `system/client/disconnect`, and leave the runs that this client takes part in. Works twice.
@@ -99,6 +153,7 @@ class Conversation:
         if not self._is_open:
             return
         self._is_open = False
+        self._orchestrator.crowd.give_back(self._entered)
         self._orchestrator.clients.discard(self.id)
         if self.intake is not None:
             attendance, intake = self._orchestrator.attendance, self.intake
@@ -129,7 +184,8 @@ class Conversation:
         self._has_spoken = True
         if self.intake is not None:
             return await self._record_stream(self.intake, events, kind, size_bytes=size_bytes, suspicious=suspicious)
-        await self._access.admit(kind, self._access.addressing.home, events=len(events), size_bytes=size_bytes)
+        if not self._orchestrator.gate.admits:
+            await self._access.admit(kind, self._access.addressing.home)
         parts: dict[tuple[str, str], _Part] = {}
         refusals: list[Refusal] = []
         for event in events:
@@ -150,9 +206,31 @@ class Conversation:
                 if address is not None:
                     parts.setdefault(address, _Part()).refused.append(self._vetting.note_of(event, refused.refusal))
         queued: list[Submission | StreamSubmission] = []
+        if not parts and self._orchestrator.gate.admits:  # nothing of it has a place, but it has cost something
+            await self._access.admit(kind, self._access.addressing.home, events=len(events), size_bytes=size_bytes)
         for address, part in parts.items():
-            queued.append(await self._submit(*address, part, size_bytes=size_bytes // len(parts)))
+            share = size_bytes // len(parts)
+            refusal = await self._refusal_of_part(kind, address, part, share)
+            if refusal is None:
+                queued.append(await self._submit(*address, part, size_bytes=share))
+            else:
+                refusals.append(refusal)
         return queued, refusals
+
+    async def _refusal_of_part(self, kind: str, address: tuple[str, str], part: _Part, share: int) -> Refusal | None:
+        """What the policies have against what a message brings for one run: each run is asked about by itself."""
+        if not self._orchestrator.gate.admits:
+            if address[0] != self._access.addressing.home:
+                return await self._objection(kind, *address)
+            return None
+        return await self._objection(kind, *address, events=len(part.good) + len(part.refused), size_bytes=share)
+
+    async def _objection(self, kind: str, project: str, run_id: str | None, **counts: int) -> Refusal | None:
+        try:
+            await self._access.admit(kind, project, run_id=run_id, **counts)
+        except RefusedError as refused:
+            return refused.refusal
+        return None
 
     def check(self, event: Any) -> Refusal | None:
         """What `record` would refuse an event for by its content, without recording it."""
@@ -185,14 +263,18 @@ class Conversation:
         """Greet a client, and give it its stream if it names one."""
         if self._has_spoken:
             raise refuse("invalid_message", "`hello` comes once, and before anything else")
-        project = self._access.addressing.project_of(request)
-        await self._access.admit("hello", project, run_id=request.get("runId"))
         run_id = acked_seq = None
         stream_id = request.get("streamId")
+        is_about_one = stream_id is not None or request.get("project") is not None
+        project = self._access.addressing.project_of(request) if is_about_one else self._access.addressing.home
+        await self._access.admit("hello", project, run_id=request.get("runId"))
+        if stream_id is not None:
+            self._access.require_scope_to_report(project)
         if stream_id is not None:
             run_id, acked_seq = await self._take_stream(project, stream_id, request)
         self._has_spoken = True
-        self._access.addressing.greeted(project)
+        if is_about_one:
+            self._access.addressing.greeted(project)
         return self._orchestrator.welcome() | {
             "sessionId": self.id,
             "streamId": stream_id,
@@ -206,7 +288,7 @@ class Conversation:
         known = await attendance.hold_stream(
             project, stream_id, self, run_id=asked, resume=request.get("resume") is True
         )  # fmt: skip
-        self._source = Source(self.id, self._access.principal.name, stream_id)
+        self._source = Source(self.id, self._access.name, stream_id)
         acked_seq = 0
         if known is not None:
             try:
@@ -230,13 +312,18 @@ class Conversation:
         found = intake.sort(events)
         if not found.taken and not found.duplicates:
             return [], found.refusals
-        message_refusal = await self._admitted(kind, intake, found, size_bytes)
-        if message_refusal is not None and message_refusal.temporary:
+        self._address_stream(intake, found.taken)
+        objection = await self._objection(
+            kind, intake.project, intake.run_id, events=len(found.taken), size_bytes=size_bytes
+        )
+        if objection is not None:
             intake.halt(found.first_seq)
-            return [], [*found.refusals, replace(message_refusal, seq=found.first_seq)]
-        await self._bind(intake, found.taken)
+            if not objection.temporary:  # nothing may be stored, not even that it was refused; and it will never change
+                raise CloseConversation(CLOSE_FORBIDDEN, f"{objection.code}: {objection.message}")
+            return [], [*found.refusals, replace(objection, seq=found.first_seq)]
+        self._bind(intake)
         try:
-            entries = await self._vet_stream(intake, found, message_refusal, suspicious=suspicious)
+            entries = await self._vet_stream(intake, found, suspicious=suspicious)
         except (
             Exception
         ):  # a defect of ours: nothing of the message is taken, and the stream must not be left with a hole
@@ -258,33 +345,28 @@ class Conversation:
         self._newest = submission
         return [submission], found.refusals
 
-    async def _admitted(self, kind: str, intake: StreamIntake, found: Sorted, size_bytes: int) -> Refusal | None:
-        try:
-            await self._access.admit(
-                kind, intake.project, run_id=intake.run_id, events=len(found.taken), size_bytes=size_bytes
-            )  # fmt: skip
-        except RefusedError as refused:
-            return refused.refusal
-        return None
-
-    async def _bind(self, intake: StreamIntake, events: Sequence[Any]) -> None:
+    def _address_stream(self, intake: StreamIntake, events: Sequence[Any]) -> None:
         """Give a stream that has no run yet that of its first event."""
         if intake.run_id is None:
             address = next(filter(None, map(self._access.addressing.address_of_refused, events)), None)
             intake.run_id = address[1] if address is not None else self._orchestrator.new_id()
-            self._access.addressing.started((intake.project, intake.run_id))
+
+    def _bind(self, intake: StreamIntake) -> None:
+        """The stream takes part in its run from now on."""
+        assert intake.run_id is not None, "its first event has given it one"
+        self._access.addressing.started((intake.project, intake.run_id))
         if (intake.project, intake.run_id) not in self._touched:
             self._touch(intake.project, intake.run_id)
             self._orchestrator.attendance.entered(intake.project, intake.run_id, self._participant, self.id)
 
     async def _vet_stream(
-        self, intake: StreamIntake, found: Sorted, message_refusal: Refusal | None, *, suspicious: bool
+        self, intake: StreamIntake, found: Sorted, *, suspicious: bool
     ) -> list[WireEvent | RefusedEvent]:
         entries: list[WireEvent | RefusedEvent] = []
         refusal_of, amends, append = self._vetting.refusal_of, self._orchestrator.gate.amends, entries.append
         refused = 0
         for seq, event in enumerate(found.taken, found.first_seq):
-            refusal = message_refusal or refusal_of(event, suspicious=suspicious) or intake.refusal_of_stranger(event)
+            refusal = refusal_of(event, suspicious=suspicious) or intake.refusal_of_stranger(event)
             if refusal is None and amends:
                 event, refusal = self._vetting.amended(event)
             if refusal is None:
@@ -316,7 +398,7 @@ class Conversation:
     @property
     def principal_name(self) -> str:
         """Who is on this connection."""
-        return self._access.principal.name
+        return self._access.name
 
     def displaced(self, refusal: Refusal) -> None:
         """Another connection has resumed this one's stream."""
@@ -328,7 +410,7 @@ class Conversation:
         """Open or join a run, which becomes the one that events without a run belong to."""
         self._has_spoken = True
         project = self._access.addressing.project_of(request)
-        await self._access.admit("startTestRun", project, run_id=request.get("runId"))
+        await self._access.admit("startTestRun", project, run_id=await self._run_asked_for(project, request))
         if self.intake is not None:
             request = await self._within_stream(self.intake, project, request)
         status = await self._orchestrator.start_run(
@@ -339,6 +421,24 @@ class Conversation:
         if self.intake is not None:
             self.intake.run_id = status.run_id
         return status
+
+    async def _run_asked_for(self, project: str, request: Mapping[str, Any]) -> str | None:
+        """The run that a `startTestRun` names, be it by its key, as far as it is there already."""
+        asked, key = request.get("runId"), request.get("key")
+        if asked is not None or key is None or not self._orchestrator.gate.admits:
+            return asked
+        return await self._orchestrator.run_of_key(project, key)
+
+    def may_follow(self, project: str, principal: Principal | None) -> bool:
+        """Whether a subscription may go on that `principal` was let open: it may have been narrowed since."""
+        if not self._access.may_see(project):
+            return False
+        return principal is self._access.principal or self._access.allows("subscribe", project)
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who is on this connection, as far as that is known."""
+        return self._access.principal
 
     async def _within_stream(self, intake: StreamIntake, project: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """A stream's own run, whatever else the request names it by. Raises `RefusedError` (`stream_conflict`)."""
@@ -391,7 +491,7 @@ class Conversation:
         self._touched[project, run_id] = self._participant
 
     def _presence_facts(self) -> dict[str, Any]:
-        return {"connection": self.id, "principal": self._access.principal.name, "transport": self._handshake.transport}
+        return {"connection": self.id, "principal": self._access.name, "transport": self._handshake.transport}
 
 
 def _line(text: str) -> str:

@@ -12,7 +12,7 @@ import trio
 
 from testorch_core import events as ev
 from testorch_core.errors import StorageFailedError
-from testorch_core.events import RecordedEvent
+from testorch_core.events import RESERVED_PREFIX, RecordedEvent
 from testorch_core.interfaces.reporter import Permanent, Reporter, Retryable, RunReader
 from testorch_core.interfaces.storage import Cursor, EventStore, ResultFilter
 from testorch_core.results import Result
@@ -76,7 +76,11 @@ class ReporterFeed:
         """Follow the log for ever. When cancelled, the call under way will be made again after the next start."""
         while True:
             growth = self._tail.growth()
-            behind = [project for project, head in self._tail.heads.items() if self.offsets.get(project, 0) < head]
+            behind = [
+                project
+                for project, head in self._tail.heads.items()
+                if self.offsets.get(project, 0) < head and not project.startswith(RESERVED_PREFIX)
+            ]
             for project in behind:
                 await self._deliver_page(project)
             if not behind:
@@ -85,7 +89,7 @@ class ReporterFeed:
 
     async def caught_up(self) -> None:
         """Wait until the reporter has been told everything that is committed now."""
-        goal = dict(self._tail.heads)
+        goal = {one: head for one, head in self._tail.heads.items() if not one.startswith(RESERVED_PREFIX)}
         while any(self.offsets.get(project, 0) < head for project, head in goal.items()):
             await self._moved.wait()
 

@@ -73,6 +73,16 @@ class OpeningError(TestorchError):
     code = "opening_failed"
 
 
+class InUseError(OpeningError):
+    """Another server holds the store. `word` is what it left for commands beside it, if it could."""
+
+    code = "in_use"
+
+    def __init__(self, words: str, word: str | None = None) -> None:
+        self.word = word
+        super().__init__(words)
+
+
 class PluginFailedError(TestorchError):
     """The start or a task of a store, a security plugin or a transport failed; the server stops, not to go on without."""
 

@@ -34,6 +34,10 @@ STREAM_LOST: Final = "stream/lost"
 STREAM_RESUMED: Final = "stream/resumed"
 STREAM_END: Final = "stream/end"
 
+AUDIT_AUTHENTICATION: Final = "system/audit/authentication"
+AUDIT_REFUSAL: Final = "system/audit/refusal"
+AUDIT_ADMINISTRATION: Final = "system/audit/administration"
+
 PRESENCE_TYPES: Final = frozenset({CLIENT_CONNECT, CLIENT_DISCONNECT})
 """Written by the server for every client; an embedding host may send them, the wire may not."""
 
@@ -49,6 +53,9 @@ SERVER_TYPES: Final = frozenset(
         STREAM_LOST,
         STREAM_RESUMED,
         STREAM_END,
+        AUDIT_AUTHENTICATION,
+        AUDIT_REFUSAL,
+        AUDIT_ADMINISTRATION,
     }
 )
 """Written by the server alone, so that the log holds everything that the state depends on."""
@@ -70,6 +77,9 @@ SEVERITY: Final[Mapping[str, int]] = {
 
 MAX_TEST_ID_CHARACTERS: Final = 1024
 DEFAULT_PROJECT: Final = "default"
+AUDIT_PROJECT: Final = "_audit"
+RESERVED_PREFIX: Final = "_"
+"""Projects whose names begin so are the server's own: no client writes to them, and only `admin` may look into them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,7 +72,21 @@ class Gate:
                 self._note(policy, "authenticate", failure)
                 raise PolicyFailedError(policy.name, "authenticate") from None
             if principal is not None:
-                return principal
+                return principal if principal.issuer == policy.name else replace(principal, issuer=policy.name)
+        return None
+
+    def current(self, principal: Principal) -> Principal | None:
+        """A principal as its credential stands now; None when it is good no more, or when its policy fails to say."""
+        for policy in self._authenticators:
+            if policy.name == principal.issuer:
+                try:
+                    found = principal_in(policy.current(principal))
+                except Exception as failure:  # whatever a policy raises is an answer about this client
+                    self._note(policy, "current", failure)
+                    return None
+                if found is not None and found.issuer != policy.name:
+                    return replace(found, issuer=policy.name)
+                return found
         return None
 
     def admit(self, request: AccessRequest) -> Verdict:

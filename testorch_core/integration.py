@@ -229,7 +229,9 @@ class WebSocketHandlers:
     def on_get_active_runs(self, project: str | None = None) -> list[dict[str, Any]]:
         """The payload of `activeRuns`, as of the last commit; the oldest run first."""
         found = [
-            one for one in self._orchestrator.snapshot().values() if not one.is_over and project in (None, one.project)
+            one
+            for one in self._orchestrator.snapshot().values()
+            if not one.is_over and project in (None, one.project) and self._may_see(one.project)
         ]
         return [one.payload() for one in sorted(found, key=lambda one: (one.started_at or 0, one.run_id))]
 
@@ -240,7 +242,11 @@ class WebSocketHandlers:
             found: RunStatus | None = self._orchestrator.snapshot().get(address)
         except TypeError:  # no text, and not even hashable: a host may pass on whatever its client has sent
             return None
-        return None if found is None else found.payload()
+        return None if found is None or not self._may_see(found.project) else found.payload()
+
+    def _may_see(self, project: str) -> bool:
+        """Whether this connection may look into a project; before its first message, who it is need not be known yet."""
+        return self._conversation.may_see(project) or not (self._state.opened or self._orchestrator.gate.authenticates)
 
     async def aclose(self) -> None:
         """The connection has gone: leave its runs as the protocol says. Idempotent."""
@@ -251,7 +257,8 @@ class WebSocketHandlers:
         async def opened() -> Any:
             async with self._state.lock:
                 if not self._state.opened:
-                    await self._conversation.open()
+                    if not await self._conversation.open():
+                        raise CloseConversation(CLOSE_UNAUTHENTICATED, "unauthenticated")
                     self._state.opened = True
             return await handler(*args)
 

@@ -71,6 +71,19 @@ def load_plugin(family: str, name: str) -> type[Plugin]:
     Raises `PluginNotFoundError` listing what is installed, `PluginBrokenError` when the import fails, when two
     distributions offer the name, or when what was found is not a plugin of the family.
     """
+    wanted = _only(family, name)
+    return _of_family(family, wanted, _import(family, wanted))
+
+
+def load_extra(group: str, name: str) -> Any:
+    """What a distribution offers to a plugin under an entry point group of its own, `testorch.GROUP`: any object at all.
+
+    Raises `PluginNotFoundError` and `PluginBrokenError` as `load_plugin` does; what was found is for the caller to check.
+    """
+    return _import(group, _only(group, name))
+
+
+def _only(family: str, name: str) -> Installed:
     known = installed_plugins(family)
     candidates = [one for one in known if one.name == name]
     if not candidates:
@@ -78,7 +91,7 @@ def load_plugin(family: str, name: str) -> type[Plugin]:
     if len(candidates) > 1:
         offered = " and ".join(sorted(f"{one.distribution} {one.version}" for one in candidates))
         raise PluginBrokenError(f"{family} plugin `{name}` is offered twice, by {offered}; uninstall one of them")
-    return _of_family(family, candidates[0], _import(family, candidates[0]))
+    return candidates[0]
 
 
 def _import(family: str, wanted: Installed) -> Any:

@@ -97,6 +97,32 @@ class Options:
         return cls(**loaded)
 
 
+class _Tables(fields.Raw):
+    """Marks an option that is a table of tables, each with options of its own."""
+
+    def __init__(self, kind: type[Options]) -> None:
+        self.kind = kind
+        super().__init__()
+
+    def read(self, value: Any, folder: Path) -> dict[str, Options]:
+        if not isinstance(value, Mapping):
+            raise ValueError("must be a table of tables")
+        read: dict[str, Options] = {}
+        for name, given in value.items():
+            if not isinstance(given, Mapping):
+                raise ValueError(f"`{name}` must be a table")
+            try:
+                read[name] = self.kind.load(given, folder=folder)
+            except OptionsError as failure:
+                raise ValueError("; ".join(f"in `{name}`: {one.problem}" for one in failure.problems)) from None
+        return read
+
+
+def tables(kind: type[Options]) -> fields.Field[Any]:
+    """The field of an option that is a table of tables, each of which becomes a `kind`, references resolved."""
+    return _Tables(kind)
+
+
 class OptionsError(Exception):
     """Everything that is wrong with one table of options; becomes part of a `ConfigurationError`."""
 
@@ -152,6 +178,8 @@ def _unknown(key: str, known: list[str]) -> Problem:
 
 def _resolve(value: Any, spec: OptionSpec, folder: Path) -> Any:
     """The value itself, or what `{ env = "NAME" }` or `{ file = "path" }` refers to. Raises ValueError with a sentence."""
+    if isinstance(spec.field, _Tables) and value is not None:
+        return spec.field.read(value, folder)
     if not isinstance(value, Mapping) or isinstance(spec.field, fields.Mapping):
         return value
     if len(value) != 1 or next(iter(value)) not in ("env", "file"):

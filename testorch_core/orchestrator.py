@@ -14,11 +14,23 @@ import trio
 
 from testorch_core import lifecycle
 from testorch_core.attendance import Attendance
+from testorch_core.audit import Audit
 from testorch_core.committer import Committer
 from testorch_core.config import ServerOptions
+from testorch_core.crowd import Crowd
 from testorch_core.delivery import SAVE_CURSORS_SECONDS, ReporterFeed
 from testorch_core.errors import InvalidCursorError, StorageFailedError, Tally, refuse
-from testorch_core.events import CLIENT_CONNECT, DEFAULT_PROJECT, RUNNING, RecordBatch, Source, WireEvent
+from testorch_core.events import (
+    AUDIT_PROJECT,
+    CLIENT_CONNECT,
+    DEFAULT_PROJECT,
+    RESERVED_PREFIX,
+    RUNNING,
+    SERVER_SOURCE,
+    RecordBatch,
+    Source,
+    WireEvent,
+)
 from testorch_core.gate import Gate
 from testorch_core.interfaces.reporter import Reporter
 from testorch_core.interfaces.storage import EventStore, Page, ResultFilter, RunFilter
@@ -30,10 +42,14 @@ from testorch_core.runs import RunStatus
 from testorch_core.streams import StreamState
 from testorch_core.summary import statistics_of
 from testorch_core.tail import LogPage, LogTail
+from testorch_core.tickets import Tickets
 from testorch_core.transaction import Bounds
 
 DEFAULT_WINDOW = 200
 RATE_SECONDS = 10
+LEAVING_AT_ONCE = 128
+"""Sessions that end at the same time: when thousands do at once, those that go on must have their turns between."""
+
 FEATURES = ("events", "streams", "subscriptions")
 """What a client may rely on, beyond the plain conversation."""
 
@@ -72,6 +88,10 @@ class Orchestrator:
         self.new_id = make_id
         self.refusals = Tally()
         self.clients: set[str] = set()
+        self.leaving = trio.CapacityLimiter(LEAVING_AT_ONCE)
+        self.crowd = Crowd(options.max_connections_per_principal)
+        self.tickets = Tickets()
+        self.audit = Audit(self._write_audit, enabled=gate.authenticates or gate.admits)
         self.subscribers = 0
         """Subscriptions that are open on this node."""
         self._store = store
@@ -125,6 +145,7 @@ class Orchestrator:
                 nursery=self._nursery,
             )
             self._nursery.start_soon(self._save_cursors)
+            self._nursery.start_soon(self.audit.run)
             self._is_running = True
             self._nursery.start_soon(self._notice_the_end)
             await self._expect_returns()
@@ -141,6 +162,7 @@ class Orchestrator:
     async def drain(self, seconds: float) -> None:
         """Commit what has been queued and let the reporters catch up, for at most `seconds`; then save the cursors."""
         with trio.move_on_after(seconds):
+            await self.audit.flush()
             await self._settled()
             for feed in self._feeds:
                 await feed.caught_up()
@@ -257,11 +279,19 @@ class Orchestrator:
         if not self._is_running:
             return  # a session that outlived the drain; its client is found missing after the next start
         home = project if project in self._tail.heads else DEFAULT_PROJECT
-        item: Item = Decision(home, lambda ledger: ledger.note_presence(home, kind, payload, source=source))
+        await self._write_own(home, kind, payload, source=source)
+
+    async def _write_audit(self, kind: str, facts: Mapping[str, Any]) -> None:
+        if not self._is_running:
+            return
+        await self._write_own(AUDIT_PROJECT, kind, facts, source=SERVER_SOURCE)
+
+    async def _write_own(self, project: str, kind: str, payload: Mapping[str, Any], *, source: Source) -> None:
+        item: Item = Decision(project, lambda ledger: ledger.note_presence(project, kind, payload, source=source))
         await self._committer.submit(item)
         await item.done.wait()
         if item.failure is not None:
-            self.log.warning("presence_not_stored", type=kind, error=item.failure.message)
+            self.log.warning("note_not_stored", type=kind, error=item.failure.message)
 
     async def host_event(self, project: str, wire: WireEvent, *, source: Source) -> None:
         """Write a presence event that an embedding host has sent. Raises `RefusedError` (`storage_failed`)."""
@@ -348,6 +378,15 @@ class Orchestrator:
     def head_of(self, project: str) -> int:
         """The last committed offset of a project."""
         return self._tail.heads.get(project, 0)
+
+    def projects(self) -> list[str]:
+        """The projects that have a log, without the server's own."""
+        return [one for one in self._tail.heads if not one.startswith(RESERVED_PREFIX)]
+
+    async def run_of_key(self, project: str, key: str) -> str | None:
+        """The newest run with a key. Raises `RefusedError` (`storage_failed`)."""
+        await _answered(self._registry.ensure_key, project, key)
+        return self._registry.newest_of_key(project, key)
 
     def growth(self) -> trio.Event:
         """An event that is set by the next commit. Take it before reading, and nothing is missed."""

@@ -49,6 +49,7 @@ CLOSE_RESTARTING: Final = 1012
 CLOSE_INTERNAL: Final = 1011
 CLOSE_SILENT: Final = 1001
 CLOSE_UNAUTHENTICATED: Final = 4401
+CLOSE_FORBIDDEN: Final = 4403
 CLOSE_SUBPROTOCOL: Final = 4406
 CLOSE_TOO_SLOW: Final = 4408
 CLOSE_STREAM_TAKEN: Final = 4409
@@ -207,6 +208,10 @@ class GetStatistics(_Open):
     window = Whole(validate=validate.Range(1, 1000), allow_none=True)
 
 
+class GetTicket(_Open):
+    """Asks for a one-time ticket with which a browser can connect as who asks, within half a minute."""
+
+
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "hello": Hello(),
     "events": Events(),
@@ -223,6 +228,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "getStatistics": GetStatistics(),
     "subscribe": Subscribe(),
     "unsubscribe": Unsubscribe(),
+    "getTicket": GetTicket(),
 }
 """The payload of every message but `event`, whose payload is an `EventEnvelope`."""
 

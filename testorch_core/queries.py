@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from testorch_core.access import Access
+from testorch_core.errors import refuse
 from testorch_core.interfaces.storage import ResultFilter, RunFilter
 from testorch_core.orchestrator import DEFAULT_WINDOW, Orchestrator
 from testorch_core.protocol import DEFAULT_PAGE
@@ -25,7 +26,8 @@ class Queries:
         project = request.get("project")
         await self._access.admit("getActiveRuns", self._access.addressing.project_of(request))
         found = await self._orchestrator.active_runs(project)
-        return [one for one in found if self._access.may_see(one.project)]
+        open_to = {one: self._access.allows("getActiveRuns", one) for one in {run.project for run in found}}
+        return [one for one in found if open_to[one.project]]
 
     async def run_status(self, request: Mapping[str, Any]) -> RunStatus:
         """One run."""
@@ -35,10 +37,7 @@ class Queries:
 
     async def runs(self, request: Mapping[str, Any]) -> tuple[list[RunStatus], str | None]:
         """A page of runs, and the cursor of the next: of the named project, else of all that this client may see."""
-        project = request.get("project")
-        if project is None and self._access.principal.projects is not None:
-            project = self._access.addressing.project_of(request)
-        await self._access.admit("getRuns", self._access.addressing.project_of(request))
+        project = await self._one_or_all("getRuns", request)
         where = RunFilter(
             project=project, status=request.get("status"), key=request.get("key"), prefix=request.get("prefix")
         )  # fmt: skip
@@ -70,11 +69,22 @@ class Queries:
 
     async def statistics(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Statistics of the named project, else of all that this client may see as one."""
-        project = request.get("project")
-        if project is None and self._access.principal.projects is not None:
-            project = self._access.addressing.project_of(request)
-        await self._access.admit("getStatistics", self._access.addressing.project_of(request))
+        project = await self._one_or_all("getStatistics", request)
         return await self._orchestrator.statistics(project, window=request.get("window", DEFAULT_WINDOW))
+
+    async def _one_or_all(self, action: str, request: Mapping[str, Any]) -> str | None:
+        """The project that is asked about; None for all, where the client may look into all of them.
+
+        Raises `RefusedError` (`invalid_message`) where it may look into some, and names none.
+        """
+        home = self._access.addressing.project_of(request)
+        await self._access.admit(action, home)
+        if request.get("project") is not None or self._access.is_bound:
+            return home
+        closed = [one for one in self._orchestrator.projects() if not self._access.allows(action, one)]
+        if closed:
+            raise refuse("invalid_message", "`project` is required: not every project is open to you")
+        return None
 
 
 def _page_of(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,10 @@ async def _run_status(conversation: Conversation, request: Mapping[str, Any]) ->
     return (await conversation.queries.run_status(request)).payload()
 
 
+async def _ticket(conversation: Conversation, request: Mapping[str, Any]) -> Any:
+    return await conversation.ticket()
+
+
 async def _statistics(conversation: Conversation, request: Mapping[str, Any]) -> Any:
     return await conversation.queries.statistics(request)
 
@@ -79,6 +83,7 @@ REQUESTS: Final[Mapping[str, tuple[str, Handler]]] = {
     "getHistory": ("history", _history),
     "getStatistics": ("statistics", _statistics),
     "streamEnd": ("receipt", _stream_end),
+    "getTicket": ("ticket", _ticket),
 }
 """Requests, each with the type of its answer."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
+import orjson
 import trio
 
 from testorch_core.config import Configuration, construct
+from testorch_core.door import Door
+from testorch_core.errors import UsageError
+from testorch_core.events import AUDIT_ADMINISTRATION
 from testorch_core.gate import Gate
 from testorch_core.hosting import PLUGIN_THREADS, HostedPlugin, single_failure
-from testorch_core.interfaces.plugin import Plugin
+from testorch_core.interfaces.plugin import Plugin, Services
 from testorch_core.interfaces.reporter import Reporter
 from testorch_core.interfaces.security import SecurityPolicy
 from testorch_core.interfaces.storage import EventStore
@@ -39,8 +43,10 @@ class Server:
         self._transports = cast("tuple[Transport, ...]", plugins.transports)
         self._hosted: list[HostedPlugin] = []
         self._sessions: set[Session] = set()
+        self.sessions_ended = 0
         self._last_session_gone = trio.Event()
         self._stopping = trio.Event()
+        self._door: Door | None = None
         self.orchestrator = Orchestrator(
             self.store, gate=Gate(self._policies, log=log), reporters=self._reporters, options=self._options, log=log
         )
@@ -64,8 +70,12 @@ class Server:
 
         When cancelled, plugins are closed within their bounds, and what was not yet committed is lost unanswered.
         """
-        with single_failure():
-            await self._run(task_status)
+        try:
+            with single_failure():
+                await self._run(task_status)
+        finally:
+            if self._door is not None:
+                self._door.close()
 
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as plugins:
@@ -76,6 +86,9 @@ class Server:
                 for transport in self._transports:
                     transport.serve = self.serve_connection
                     await self._start(plugins, transport)
+                await self._open_door(core)
+                if self.orchestrator.gate.authenticates:
+                    core.start_soon(self._recheck)
                 task_status.started()
                 await self._stopping.wait()
                 await self._drain()
@@ -90,6 +103,7 @@ class Server:
         await nursery.start(lambda task_status: hosted.run(
             folder=self._configuration.folder,
             authenticates=any(policy.authenticates for policy in self._policies),
+            services=None if plugin is self.store else Services(documents=self.store.documents(plugin.name)),
             limiter=trio.CapacityLimiter(PLUGIN_THREADS),
             task_status=task_status,
         ))  # fmt: skip
@@ -104,8 +118,47 @@ class Server:
             await session.serve()
         finally:
             self._sessions.discard(session)
+            self.sessions_ended += 1
             if not self._sessions:
                 self._last_session_gone.set()
+
+    async def administer(
+        self, operation: str, arguments: Mapping[str, Any], *, instance: str | None = None
+    ) -> Mapping[str, Any]:
+        """Have a plugin do something for an administrator. Raises `UsageError` where none can."""
+        able = [
+            hosted.plugin
+            for hosted in self._hosted
+            if operation in hosted.plugin.operations and instance in (None, hosted.plugin.name)
+        ]
+        if len(able) != 1:
+            found = "several can: name one with `--instance`" if able else "no configured plugin can"
+            names = ", ".join(f"`{one.name}`" for one in able)
+            raise UsageError(f"`{operation}`: {found}" + (f" ({names})" if names else ""))
+        answer = await able[0].administer(operation, arguments)
+        about = answer.get("id") or answer.get("name")
+        self.orchestrator.audit.note(AUDIT_ADMINISTRATION, operation=operation, plugin=able[0].name, about=about)
+        return answer
+
+    async def _open_door(self, nursery: trio.Nursery) -> None:
+        """Let commands beside this server be heard, if there is anything to say and the store can leave them word."""
+        if not any(hosted.plugin.operations for hosted in self._hosted):
+            return
+
+        async def administer(operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            instance = arguments.get("instance")
+            return await self.administer(operation, arguments, instance=instance)
+
+        self._door = Door(administer, self._log)
+        await nursery.start(self._door.serve)
+        await self.store.leave_word(orjson.dumps(self._door.word).decode())
+
+    async def _recheck(self) -> None:
+        """Look at the credentials of those who are connected, since who is silent is not asked otherwise."""
+        while True:
+            await trio.sleep(self._options.recheck_seconds)
+            for session in list(self._sessions):
+                session.recheck()
 
     async def _drain(self) -> None:
         for transport in self._transports:

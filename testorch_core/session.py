@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import trio
 
-from testorch_core.access import CloseConversation
+from testorch_core.access import MAX_REASON_BYTES, CloseConversation
 from testorch_core.conversation import Conversation
 from testorch_core.decoding import Decoded, decode, encode, flaw_in
-from testorch_core.errors import ConnectionClosedError, Refusal, RefusedError, refuse
+from testorch_core.errors import ConnectionClosedError, Refusal, RefusedError, refuse, within
+from testorch_core.events import AUDIT_REFUSAL
 from testorch_core.interfaces.transport import Connection
 from testorch_core.items import StreamSubmission, Submission
 from testorch_core.orchestrator import Orchestrator
@@ -25,6 +26,7 @@ from testorch_core.protocol import (
     CLOSE_SILENT,
     CLOSE_STREAM_TAKEN,
     CLOSE_TOO_SLOW,
+    CLOSE_UNAUTHENTICATED,
     MAX_ID_CHARACTERS,
     check_payload,
 )
@@ -34,6 +36,12 @@ from testorch_core.text import clip
 
 MAX_UNANSWERED: Final = 256
 """Submissions that may wait for their commit on one connection before it is read no further."""
+
+MAX_GREETING_BYTES: Final = 64 * 1024
+"""The largest message that is taken from a client before it is known who it is."""
+
+AUDITED: Final = frozenset({"forbidden", "unauthenticated", "rate_limited"})
+"""Refusals that the audit trail has."""
 
 QUIET_SECONDS: Final = 0.2
 """How long a draining session waits for another message before it takes the client's silence for the end."""
@@ -55,6 +63,7 @@ class Session:
         self._verdict: tuple[int, str] | None = None
         self._unanswered: deque[Queued] | None = None
         """What waits for its commit; none, and no task that waits with it, before the first event: observers send none."""
+        self._greeting: bytes | str | None = None
         self._queued = trio.Event()
         self._answered = trio.Event()
         self._conversation.on_displaced = self._displaced
@@ -71,15 +80,28 @@ class Session:
             await self._introduce()
             code, reason = await self._converse()
         except CloseConversation as order:
-            code, reason = order.close_code, order.reason
+            code, reason = order.close_code, within(order.reason, MAX_REASON_BYTES, MAX_REASON_BYTES)
         except ConnectionClosedError:
             code = CLOSE_DONE
         except Exception:  # see above
             self._log.exception("internal_error")
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._orchestrator.options.close_seconds):
-                await self._conversation.close()
+            await self._leave()
             await self._connection.aclose(code, reason)
+
+    async def _leave(self) -> None:
+        seconds = self._orchestrator.options.close_seconds
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(seconds):
+                async with self._orchestrator.leaving:
+                    await self._conversation.close()
+            with trio.move_on_after(seconds):  # had it no turn in time, it must still give back what it holds
+                await self._conversation.close()
+
+    def recheck(self) -> None:
+        """Close the connection if the credential that let it in is good no more."""
+        if self._nursery is not None and not self._conversation.is_still_known():
+            self._end(CLOSE_UNAUTHENTICATED, "unauthenticated")
 
     def drain(self) -> None:
         """Take what has arrived, answer it, and then close with 1012."""
@@ -88,9 +110,15 @@ class Session:
             self._nursery.start_soon(self._wait_for_quiet)
 
     async def _introduce(self) -> None:
-        """Learn who this is, within the time that the transport gives. Raises `CloseConversation`."""
-        with trio.move_on_at(self._connection.handshake.deadline) as bound:
-            await self._conversation.open()
+        """Learn who this is, within the time that the transport gives. Raises `CloseConversation`.
+
+        A client that has shown nothing yet must say `hello` with a token first; that message is then taken like any other.
+        """
+        latest = trio.current_time() + self._orchestrator.options.authentication_seconds
+        with trio.move_on_at(min(latest, self._connection.handshake.deadline)) as bound:
+            if not await self._conversation.open():
+                self._greeting = await self._connection.receive()
+                await self._conversation.identify(_token_in(self._greeting))
         if bound.cancelled_caught:
             raise CloseConversation(CLOSE_TOO_SLOW, "it took too long to learn who this is")
         self._connection.admitted()
@@ -117,6 +145,9 @@ class Session:
 
     async def _read_all(self) -> tuple[int, str]:
         # One scope for all messages: entering one for each would cost a tenth of what a small message costs in all.
+        if self._greeting is not None:
+            await self._take(self._greeting)
+            self._greeting = None
         with self._reading:
             while self._verdict is None:
                 self._waiting_since = trio.current_time()
@@ -297,6 +328,10 @@ class Session:
 
     async def _refuse(self, refusal: Refusal, reply_to: Any = None) -> None:
         self._orchestrator.refusals.count(refusal.code)
+        if refusal.code in AUDITED:
+            self._orchestrator.audit.note(
+                AUDIT_REFUSAL, code=refusal.code, policy=refusal.policy, principal=self._conversation.principal_name
+            )
         self._log.info("refused", code=refusal.code, policy=refusal.policy)
         await self._send("error", refusal.payload(), reply_to)
 
@@ -320,3 +355,15 @@ def _opened(message: Decoded) -> tuple[str, Any, Any]:
     reply_to = value.get("id")
     is_echoed = type(reply_to) in (int, float) or (type(reply_to) is str and len(reply_to) <= MAX_ID_CHARACTERS)
     return value["type"], value.get("payload"), reply_to if is_echoed else None
+
+
+def _token_in(raw: bytes | str) -> str:
+    """The token of a `hello` that comes before anything else. Raises `CloseConversation` where there is none."""
+    try:
+        value = decode(raw, max_bytes=MAX_GREETING_BYTES).value
+        token = value["payload"]["token"] if value["type"] == HELLO else None
+    except (RefusedError, TypeError, KeyError):
+        token = None
+    if not isinstance(token, str):
+        raise CloseConversation(CLOSE_UNAUTHENTICATED, "unauthenticated")
+    return token

@@ -14,6 +14,7 @@ import trio
 
 from testorch_core.conversation import Conversation
 from testorch_core.errors import ConnectionClosedError, StorageFailedError, refuse
+from testorch_core.interfaces.security import Principal
 from testorch_core.interfaces.transport import Connection
 from testorch_core.orchestrator import Orchestrator
 from testorch_core.tail import LogPage
@@ -42,6 +43,7 @@ class Subscription:
     types: frozenset[str] | None
     offset: int
     opening: Mapping[str, Any]
+    principal: Principal | None = None
     told_at: float = 0.0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -74,6 +76,7 @@ class Subscriptions:
             frozenset(request["types"]) if "types" in request else None,
             offset,
             {},
+            principal=self._conversation.principal,
             told_at=trio.current_time(),
         )
         one.opening = {"subscriptionId": one.id, "offset": offset, "epoch": epoch, "recovered": recovered}
@@ -113,6 +116,9 @@ class Subscriptions:
 
     async def _tell_next(self, one: Subscription) -> None:
         growth = self._orchestrator.growth()
+        if not self._conversation.may_follow(one.project, one.principal):
+            one.scope.cancel()  # who it was may no longer look; what the connection is told is its session's business
+            await trio.lowlevel.checkpoint()
         try:
             page = await self._orchestrator.read_log(one.project, after=one.offset, run_id=one.run_id)
         except StorageFailedError as failure:

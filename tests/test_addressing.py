@@ -31,10 +31,10 @@ def test_a_project_is_the_messages_then_the_connections_then_the_principals_only
 def test_a_principal_of_several_projects_must_name_one_and_may_name_no_other():
     bound = addressing("web", "api")
     assert bound.home == "api"
-    for message in ({}, {"project": "secret"}):
+    for message, code in (({}, "invalid_message"), ({"project": "secret"}, "forbidden")):
         with pytest.raises(RefusedError) as refused:
             bound.project_of(message)
-        assert refused.value.refusal.code == "forbidden"
+        assert refused.value.refusal.code == code
     assert bound.project_of({"project": "web"}) == "web"
 
 

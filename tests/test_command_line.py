@@ -198,7 +198,8 @@ def test_plugins_lists_ours_with_their_distribution():
     rows = json.loads(run_testorch("plugins", "--json").stdout)
     ours = {(row["family"], row["name"]) for row in rows if row["distribution"] == "testorch"}
     assert ours == {
-        ("reporter", "console"), ("reporter", "junit"), ("security", "event_validation"),
+        ("reporter", "console"), ("reporter", "junit"), ("security", "acl"), ("security", "event_validation"),
+        ("security", "oidc_auth"), ("security", "rate_limit"), ("security", "redaction"), ("security", "token_auth"),
         ("storage", "memory"), ("storage", "sqlite"), ("transport", "websocket"), ("transport", "websockets"),
     }  # fmt: skip
     assert all(row["summary"] and row["error"] is None for row in rows)

@@ -206,15 +206,15 @@ def requests() -> dict[str, tuple[str | None, Schema]]:
 
 
 def command_pages(group: click.Group, program: str = "testorch") -> list[CommandPage]:
-    """Every command of a group, the group itself first."""
-    top = click.Context(group, info_name=program)
-    return [
-        _command_page(group, top),
-        *(
-            _command_page(command, click.Context(command, info_name=name, parent=top))
-            for name, command in group.commands.items()
-        ),
-    ]
+    """Every command of a group and of the groups in it, the group itself first."""
+    return list(_pages_of(group, click.Context(group, info_name=program)))
+
+
+def _pages_of(command: click.Command, context: click.Context) -> Iterator[CommandPage]:
+    yield _command_page(command, context)
+    if isinstance(command, click.Group):
+        for name, one in command.commands.items():
+            yield from _pages_of(one, click.Context(one, info_name=name, parent=context))
 
 
 def _command_page(command: click.Command, context: click.Context) -> CommandPage:

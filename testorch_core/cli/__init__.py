@@ -146,6 +146,100 @@ def verify(**options: Any) -> None:
     run(**options)
 
 
+@cli.group()
+def acl() -> None:
+    """Ask what the access rules say."""
+
+
+@acl.command()
+@CONFIG
+@JSON
+@click.option("--as", "principal", required=True, metavar="NAME", help="Who asks; `anonymous` where nobody is known.")
+@click.option(
+    "--role", "roles", multiple=True, metavar="ROLE", help="A role of the asker's; may be given more than once."
+)
+@click.option("--do", "action", required=True, metavar="ACTION", help="The type of the message, such as startTestRun.")
+@click.option("--project", required=True, metavar="NAME", help="The project that the message is about.")
+@click.option("--run", metavar="ID", help="The run that the message names; without it, a message that names none.")
+@click.option("--instance", metavar="NAME", help="Ask only this instance of the `[security]` tables.")
+def explain(config: Path | None, **options: Any) -> None:
+    """Say which rule decides about a message. Opens nothing, and needs no server.
+
+    Exits with 0 if the message may pass, with 1 if it is refused, and with 2 if the configuration is wrong.
+    What a token is bound to (scopes, projects, its expiry) comes on top, and is not asked about here.
+    """
+    from testorch_core.cli.explaining import explain as run
+
+    run(config, **options)
+
+
+INSTANCE = click.option("--instance", metavar="NAME", help="The policy's name, where several could do it.")
+
+
+@cli.group()
+def token() -> None:
+    """Make, list and revoke tokens; beside a running server, too."""
+
+
+@token.command("create")
+@click.argument("name")
+@CONFIG
+@DATABASE
+@JSON
+@INSTANCE
+@click.option(
+    "--scope", "scopes", multiple=True, metavar="SCOPE", help="ingest, observe or admin; without it ingest and observe."
+)
+@click.option(
+    "--project", "projects", multiple=True, metavar="NAME", help="A project that it is good for; all without it."
+)
+@click.option("--role", "roles", multiple=True, metavar="ROLE", help="A role, for policies that decide by roles.")
+@click.option("--expires", metavar="TIME", help="How long it is good, such as 90d or 12h; for good without it.")
+def token_create(config: Path | None, **options: Any) -> None:
+    """Make a token for NAME, and print it: it is shown only now."""
+    from testorch_core.cli.administering import create_token as run
+
+    run(config, **options)
+
+
+@token.command("list")
+@CONFIG
+@DATABASE
+@JSON
+@INSTANCE
+def token_list(config: Path | None, **options: Any) -> None:
+    """List the tokens, without what is secret."""
+    from testorch_core.cli.administering import list_tokens as run
+
+    run(config, **options)
+
+
+@token.command("revoke")
+@click.argument("token", metavar="TOKEN")
+@CONFIG
+@DATABASE
+@INSTANCE
+def token_revoke(config: Path | None, **options: Any) -> None:
+    """Revoke a token, named by its id or its name. Who came in with it is out within seconds."""
+    from testorch_core.cli.administering import revoke_token as run
+
+    run(config, **options)
+
+
+@cli.command()
+@CONFIG
+@DATABASE
+@JSON
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="The last so many events."
+)
+def audit(config: Path | None, **options: Any) -> None:
+    """Show who came in, who was turned away, and what administrators did."""
+    from testorch_core.cli.administering import audit as run
+
+    run(config, **options)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point. Errors of ours become a message on standard error and their exit code, never a traceback."""
     sys.exit(_guarded(lambda: cli.main(args=arguments, standalone_mode=False)))

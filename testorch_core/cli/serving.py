@@ -15,6 +15,7 @@ import click
 import trio
 
 from testorch_core.cli.choosing import configuration
+from testorch_core.cli.tidying import tidy
 from testorch_core.logs import server_log
 from testorch_core.server import Server
 
@@ -38,6 +39,7 @@ async def _serve(server: Server, source: str) -> None:
             async with trio.open_nursery() as serving:
                 await serving.start(server.run)
                 _settle_interpreter()
+                nursery.start_soon(tidy, lambda: server.sessions_ended)
                 where = ", ".join(server.addresses) or "nowhere (no transport is configured)"
                 click.echo(f"testorch {version('testorch')} listens on {where} ({source}); Ctrl-C stops it", err=True)
             nursery.cancel_scope.cancel()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from testorch_core.errors import UsageError
 from testorch_core.options import Options
+
+if TYPE_CHECKING:  # stores are plugins, too
+    from testorch_core.interfaces.storage import Documents
 
 Job = Callable[[], Awaitable[None]]
 Answer = TypeVar("Answer")
@@ -27,14 +31,22 @@ class ThreadRunner(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the core does for one plugin instance: `documents` keeps small JSON documents of its own in the store."""
+
+    documents: Documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PluginContext:
     """What the core offers a plugin when it starts it.
 
     `spawn` starts a task in a nursery that the core owns: it is cancelled when the plugin's closing is over, and an
     exception that leaves it is attributed to the plugin by name. `in_thread` runs blocking work.
-    `folder` is what relative paths in options are relative to. `read_only` says that nothing may be created or written:
-    a command reads beside a running server. `log` is bound to the instance's name. `authenticates` says whether any
-    configured policy knows who the clients are.
+    `folder` is what relative paths in options are relative to. `read_only` says that nothing may be created or written: a
+    command reads beside a running server. `services` are None for a store, which starts first, and where there is no
+    store. `log` is bound to the instance's name. `authenticates` says whether any configured policy knows who the
+    clients are.
     """
 
     spawn: Spawner
@@ -42,7 +54,7 @@ class PluginContext:
     folder: Path
     log: Any
     read_only: bool = False
-    services: Any = None
+    services: Services | None = None
     authenticates: bool = False
 
 
@@ -65,6 +77,9 @@ class Plugin(ABC):
     options_type: ClassVar[type[Options]] = Options
     """The frozen dataclass of the options; see `testorch_core.options`."""
 
+    operations: ClassVar[frozenset[str]] = frozenset()
+    """What an administrator may ask of it, such as `token create`; see `administer`."""
+
     def __init__(self, name: str, options: Any) -> None:
         self.name = name
         self.options = options
@@ -82,6 +97,13 @@ class Plugin(ABC):
 
         Works on what is good and keeps the old where the new is bad: it logs, and raises nothing.
         """
+
+    async def administer(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do one of its `operations` for an administrator; arguments and answer are JSON.
+
+        Raises `UsageError` with a sentence for what can't be done. Works on a started plugin.
+        """
+        raise UsageError(f"`{operation}` is nothing that `{self.name}` can do")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

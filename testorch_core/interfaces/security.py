@@ -83,6 +83,18 @@ Admission = Allow | Delay | Refuse | Close
 ALLOW = Allow()
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a policy would say of a request, and why, in words for whoever wrote the configuration; clients never see them.
+
+    `place` is the part of the instance's table that decides, such as `rules.2` for the second of an array of tables.
+    """
+
+    decision: Admission
+    words: str
+    place: str | None = None
+
+
 class SecurityPolicy(Plugin):
     """Implements what it is about and inherits the rest. All policies must agree; the first refusal counts.
 
@@ -111,6 +123,13 @@ class SecurityPolicy(Plugin):
     def admit(self, request: AccessRequest) -> Admission:
         """Whether a message may pass now. Asked once a message, before its contents are looked at."""
         return ALLOW
+
+    def explain(self, request: AccessRequest) -> Explanation | None:
+        """What `admit` would say of a request, and why; None from a policy that can't tell.
+
+        For `testorch acl explain`: asked of a policy that was constructed and not started. Counts nothing.
+        """
+        return None
 
     def validate(self, event: WireEvent) -> Sequence[Problem]:
         """What is wrong inside an event whose envelope is right; empty for a good one. Must not change it."""

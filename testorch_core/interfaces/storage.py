@@ -143,6 +143,13 @@ class EventStore(Plugin):
     def epoch(self) -> str:
         """A random word made with the database. A restart keeps it, a restore from elsewhere changes it."""
 
+    async def leave_word(self, word: str) -> bool:
+        """Leave a line for commands that find the store in use by this server; where only its owner can read it.
+
+        A command's `start` then raises `InUseError` with it. False where there is no place for it.
+        """
+        return False
+
     @abstractmethod
     async def append(self, commit: Commit) -> None:
         """Store a commit atomically and durably; when it returns, a crash can't lose it.

@@ -12,7 +12,9 @@ from testorch_core.interfaces.plugin import Plugin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
-    """What is known of a peer before its first message. Header names are in lower case.
+    """What is known of a peer before its first message. Header names are in lower case; secrets are not among them.
+
+    `token` is a bearer token, `ticket` a one-time ticket that the server has given out.
 
     `deadline`, on trio's clock, is when it must be known who this is; after it the connection is closed with 4408.
     """
@@ -21,7 +23,8 @@ class Handshake:
     transport: str
     headers: Mapping[str, str] = field(default_factory=dict)
     path: str = "/"
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    ticket: str | None = field(default=None, repr=False)
     deadline: float = math.inf
 
 

@@ -53,6 +53,13 @@ class SqliteStore(SqlStore):
         path = (context.folder / self.options.path).resolve()
         await trio.to_thread.run_sync(lambda: self._open(path, read_only=context.read_only), limiter=self._write_thread)
 
+    async def leave_word(self, word: str) -> bool:
+        if self._lock is None:
+            return False
+        self._lock.leave_word(word)
+        await trio.lowlevel.checkpoint()
+        return True
+
     def _open(self, path: Path, *, read_only: bool) -> None:
         if sqlite3.sqlite_version_info < LEAST_VERSION:
             least = ".".join(map(str, LEAST_VERSION))
