@@ -10,7 +10,8 @@ import trio
 
 from testorch_core import events as ev
 from testorch_core.access import Access, CloseConversation
-from testorch_core.errors import PolicyFailedError, Problem, Refusal, RefusedError, refuse
+from testorch_core.entrance import Entrance
+from testorch_core.errors import Problem, Refusal, RefusedError, refuse
 from testorch_core.events import Source, WireEvent
 from testorch_core.gate import invalid_event
 from testorch_core.intake import Sorted, StreamIntake
@@ -18,19 +19,16 @@ from testorch_core.interfaces.security import Principal
 from testorch_core.interfaces.transport import Handshake
 from testorch_core.items import StreamSubmission, Submission
 from testorch_core.orchestrator import Orchestrator
-from testorch_core.protocol import CLOSE_FORBIDDEN, CLOSE_INTERNAL, CLOSE_TOO_MANY, CLOSE_UNAUTHENTICATED, MAX_EVENTS
+from testorch_core.protocol import CLOSE_FORBIDDEN, MAX_EVENTS
 from testorch_core.queries import Queries
 from testorch_core.runs import RunStatus
 from testorch_core.streams import StreamState
-from testorch_core.text import clip, visible
-from testorch_core.tickets import TICKET_SECONDS
 from testorch_core.transaction import RefusedEvent
 from testorch_core.vetting import Vetting, hash_of
 
 MAX_TOUCHED_RUNS: Final = 1_000
 """Runs that a connection is remembered to take part in before those that are over are forgotten."""
 
-MAX_ADDRESS_CHARACTERS: Final = 200
 REFUSALS_AT_A_TIME: Final = 20
 """Events of one message that are refused before others have their turn: finding the words takes 0.1 ms each."""
 
@@ -55,9 +53,9 @@ class Conversation:
         self._handshake = handshake
         self._vetting = Vetting(orchestrator.gate, host=host)
         self._greeted: trio.Event
-        self._entered: Principal
         self._source = Source(self.id)
         self._access = Access(orchestrator.gate, handshake, self.id, orchestrator.new_id)
+        self._entrance = Entrance(orchestrator, handshake, self._access)
         self.queries = Queries(orchestrator, self._access)
         """What this client may ask."""
         self._touched: dict[tuple[str, str], str] = {}
@@ -80,53 +78,21 @@ class Conversation:
         False for a client that has shown nothing yet where a policy wants to know: `identify` is to follow. Raises
         `CloseConversation` for a stranger, and where a policy fails to say who it is.
         """
-        ticket = self._handshake.ticket
-        if ticket is not None:
-            self._enter(self._orchestrator.tickets.take(ticket))
-        elif self._handshake.token is None and self._orchestrator.gate.authenticates:
-            principal = await self._authenticated(self._handshake)  # a policy may know an address, say
-            if principal is None:
-                return False
-            self._enter(principal)
-        else:
-            self._enter(await self._authenticated(self._handshake))
+        if not await self._entrance.by_handshake():
+            return False
+        self._begin()
         return True
 
     async def identify(self, token: str) -> None:
         """Learn who this is from the token of its `hello`. Raises as `open`."""
-        self._enter(await self._authenticated(replace(self._handshake, token=token)))
+        await self._entrance.by_token(token)
+        self._begin()
 
-    async def _authenticated(self, handshake: Handshake) -> Principal | None:
-        try:
-            return await self._orchestrator.gate.authenticate(handshake)
-        except PolicyFailedError:  # which is in the log; whoever is there learns nothing
-            raise CloseConversation(CLOSE_INTERNAL, "") from None
-
-    def _enter(self, principal: Principal | None) -> None:
-        """Let a client in, or turn it away: the same words for a token that is unknown, expired or revoked."""
-        address = _line(self._handshake.address)
-        if principal is None or not self._orchestrator.crowd.take(principal):
-            code = "unauthenticated" if principal is None else "rate_limited"
-            self._orchestrator.refusals.count(code)
-            name = principal.name if principal is not None else None
-            self._orchestrator.audit.note(ev.AUDIT_AUTHENTICATION, outcome=code, address=address, principal=name)
-            if principal is None:
-                raise CloseConversation(CLOSE_UNAUTHENTICATED, "unauthenticated")
-            raise CloseConversation(CLOSE_TOO_MANY, "too many connections of this principal")
-        self._access.become(principal)
-        self._handshake = replace(self._handshake, token=None, ticket=None)
-        self._source = Source(self.id, principal.name)
-        self._entered = principal
+    def _begin(self) -> None:
+        self._source = Source(self.id, self._access.name)
         self._is_open = True
         self._orchestrator.clients.add(self.id)
-        self._orchestrator.audit.note(
-            ev.AUDIT_AUTHENTICATION, outcome="let_in", address=address, principal=principal.name, policy=principal.issuer,
-            credential=principal.credential,
-        )  # fmt: skip
-        facts = self._presence_facts() | {
-            "address": address,
-            "agent": _line(self._handshake.headers.get("user-agent", "")),
-        }
+        facts = self._presence_facts() | {"address": self._entrance.address, "agent": self._entrance.agent}
         self._greeted = self._orchestrator.connected(self._access.addressing.home, facts, source=self._source)
 
     def is_still_known(self) -> bool:
@@ -140,10 +106,7 @@ class Conversation:
     async def ticket(self) -> dict[str, Any]:
         """A one-time ticket for this client's principal. Raises `RefusedError` (`forbidden`)."""
         await self._access.admit("getTicket", self._access.addressing.home)
-        principal = self._access.principal
-        if principal is None or principal.issuer is None:
-            raise refuse("forbidden", "this server asks nobody who they are, so tickets are of no use")
-        return {"ticket": self._orchestrator.tickets.give(principal), "expiresInMs": round(TICKET_SECONDS * 1000)}
+        return self._entrance.ticket()
 
     async def close(self) -> None:
         """Write `system/client/disconnect`, and leave the runs that this client takes part in. Works twice.
@@ -153,7 +116,7 @@ class Conversation:
         if not self._is_open:
             return
         self._is_open = False
-        self._orchestrator.crowd.give_back(self._entered)
+        self._entrance.leave()
         self._orchestrator.clients.discard(self.id)
         if self.intake is not None:
             attendance, intake = self._orchestrator.attendance, self.intake
@@ -411,6 +374,7 @@ class Conversation:
         self._has_spoken = True
         project = self._access.addressing.project_of(request)
         await self._access.admit("startTestRun", project, run_id=await self._run_asked_for(project, request))
+        request = self._vetting.amended_request(ev.RUN_START, request, ("name", "metadata"))
         if self.intake is not None:
             request = await self._within_stream(self.intake, project, request)
         status = await self._orchestrator.start_run(
@@ -474,7 +438,8 @@ class Conversation:
         """End a run at once, as interrupted."""
         project, run_id = self._access.addressing.run_of(request)
         await self._access.admit("cancelTestRun", project, run_id=run_id)
-        return await self._orchestrator.cancel_run(project, run_id, source=self._source, reason=request.get("reason"))
+        reason = self._vetting.amended_request(ev.RUN_END, request, ("reason",)).get("reason")
+        return await self._orchestrator.cancel_run(project, run_id, source=self._source, reason=reason)
 
     # Inside.
 
@@ -492,8 +457,3 @@ class Conversation:
 
     def _presence_facts(self) -> dict[str, Any]:
         return {"connection": self.id, "principal": self._access.name, "transport": self._handshake.transport}
-
-
-def _line(text: str) -> str:
-    """What a peer says of itself, as the log keeps it."""
-    return clip(visible(text[:MAX_ADDRESS_CHARACTERS]), MAX_ADDRESS_CHARACTERS)

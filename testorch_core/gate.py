@@ -46,6 +46,7 @@ class Gate:
 
     def __init__(self, policies: Sequence[SecurityPolicy], *, log: Any = None) -> None:
         self._log = log if log is not None else library_log()
+        self._policies = tuple(policies)
         self._authenticators = [one for one in policies if one.authenticates]
         self._admitters = [one for one in policies if type(one).admit is not SecurityPolicy.admit]
         self._validators = [
@@ -155,6 +156,19 @@ class Gate:
             except Exception as failure:  # whatever a policy raises is an answer about this event
                 raise _AmendError(policy, failure) from None
         return event
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What policies have counted, by their names; without those that count nothing."""
+        found: dict[str, dict[str, int]] = {}
+        for policy in self._policies:
+            try:
+                counted = {str(name): int(count) for name, count in policy.counts().items()}
+            except Exception as failure:  # statistics must not fail for it
+                self._note(policy, "counts", failure)
+                continue
+            if counted:
+                found[policy.name] = counted
+        return found
 
     def _note(self, policy: SecurityPolicy, method: str, failure: Exception) -> None:
         self._log.error(

@@ -406,6 +406,7 @@ class Orchestrator:
             "eventsPerSecond": self._events_per_second(),
             "connectedClients": len(self.clients),
             "refusals": dict(self.refusals.by_code),
+            "policies": self.gate.counts(),
             "reporters": {feed.reporter.name: feed.counts.delivered for feed in self._feeds},
         }
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
 
 from testorch_core import events as ev
 from testorch_core.decoding import excerpt, flaw_in
-from testorch_core.errors import Problem, Refusal, RefusedError
+from testorch_core.errors import Problem, Refusal, RefusedError, refuse
 from testorch_core.events import WireEvent
 from testorch_core.gate import Gate, invalid_event
 from testorch_core.protocol import envelope_is_fine, envelope_problems
@@ -23,6 +23,9 @@ _CLIENTS_MAY_NOT = ev.SERVER_TYPES | ev.PRESENCE_TYPES
 MAX_ATTEMPT: Final = 1_000
 MAX_PLANNED: Final = 100_000_000
 """The greatest `attempt` and `total`: stores count in 32 bits, and the plans of many participants are added up."""
+
+MAX_METADATA_BYTES: Final = 64 * 1024
+"""What a run's own words may have as JSON: they are in every status of the run, and written with each of its commits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,38 @@ class Vetting:
         """What is kept of a refused event: what the policies leave of it, as of any other."""
         kind = event.get("type") if isinstance(event, Mapping) else None
         named = clip(kind, 200) if isinstance(kind, str) and "\x00" not in kind else None
-        return RefusedEvent(refusal, digested_id(event), named, self._shown(event))
+        return RefusedEvent(self._without_secrets(refusal), digested_id(event), named, self._shown(event))
+
+    def _without_secrets(self, refusal: Refusal) -> Refusal:
+        """A refusal as it may be stored: its words may repeat what stood in the event."""
+        if not self._gate.amends:
+            return refusal
+        words = {"message": refusal.message, "problems": [one.problem for one in refusal.details]}
+        shown = self._gate.shown({"id": "-", "type": ev.RUN_REFUSED, "timestamp": 0, "payload": words})
+        if shown is None:
+            return replace(refusal, message="the policies failed on its words", details=())
+        details = tuple(map(Problem, (one.path for one in refusal.details), shown["payload"]["problems"]))
+        return replace(refusal, message=shown["payload"]["message"], details=details)
 
     def _shown(self, event: Any) -> str:
         """Nothing of an event that the policies, or we, can't read."""
         if self._gate.amends:
             event = self._gate.shown(event) if envelope_is_fine(event) and flaw_in(event) is None else None
         return "" if event is None else excerpt(event, MAX_REFUSED_CONTENT_CHARACTERS)
+
+    def amended_request(self, kind: str, request: Mapping[str, Any], fields: Sequence[str]) -> Mapping[str, Any]:
+        """A request whose `fields` will be stored, as the policies leave them.
+
+        Raises `RefusedError`: `too_large` for words that are too many, `invalid_event` where a policy fails.
+        """
+        words = {key: request[key] for key in fields if request.get(key) is not None}
+        size = len(orjson.dumps(words))
+        if size > MAX_METADATA_BYTES:
+            raise refuse("too_large", f"{' and '.join(words)}: {size} bytes; at most {MAX_METADATA_BYTES} are taken")
+        if not words or not self._gate.amends:
+            return request
+        amended = self._gate.amend({"id": "-", "type": kind, "timestamp": 0, "payload": words})
+        return {**request, **amended["payload"]}
 
 
 def _too_great(payload: Mapping[str, Any]) -> Problem:

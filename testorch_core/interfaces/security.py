@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from testorch_core.errors import Problem
@@ -130,6 +130,10 @@ class SecurityPolicy(Plugin):
         For `testorch acl explain`: asked of a policy that was constructed and not started. Counts nothing.
         """
         return None
+
+    def counts(self) -> Mapping[str, int]:
+        """What it has counted since the start, for statistics; shown to whoever may ask for them."""
+        return {}
 
     def validate(self, event: WireEvent) -> Sequence[Problem]:
         """What is wrong inside an event whose envelope is right; empty for a good one. Must not change it."""
