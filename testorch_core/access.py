@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -48,6 +48,8 @@ class Access:
         self._handshake = handshake
         self._connection = connection
         self.principal: Principal | None = None
+        self.message_bytes = 0
+        """The size of the message that is being done, where who asks doesn't say another one."""
         self.addressing = Addressing(frozenset(), new_id)
 
     @property
@@ -91,7 +93,8 @@ class Access:
             return False
         if not self._gate.admits:
             return True
-        return isinstance(self._gate.admit(self._request(principal, action, project)).admission, Allow | Delay)
+        said = self._gate.admit(self._request(principal, action, project, asking=True)).admission
+        return isinstance(said, Allow | Delay) or (isinstance(said, Refuse) and said.retry_after_ms is not None)
 
     def require_scope_to_report(self, project: str) -> None:
         """Raises `RefusedError` (`forbidden`) for a client that may not report at all in a project."""
@@ -99,7 +102,7 @@ class Access:
             _require_scope(self.principal, "event", project)
 
     def _request(
-        self, principal: Principal, action: str, project: str, run_id: str | None = None, **counts: int
+        self, principal: Principal, action: str, project: str, run_id: str | None = None, **facts: Any
     ) -> AccessRequest:
         return AccessRequest(
             principal=principal,
@@ -108,7 +111,7 @@ class Access:
             project=project,
             run_id=run_id,
             connection=self._connection,
-            **counts,
+            **facts,
         )
 
     async def admit(
@@ -124,6 +127,7 @@ class Access:
         _require_scope(principal, action, project)
         if not self._gate.admits:
             return
+        size_bytes = size_bytes or self.message_bytes
         verdict = self._gate.admit(
             self._request(principal, action, project, run_id, events=events, size_bytes=size_bytes)
         )

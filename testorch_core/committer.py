@@ -5,7 +5,6 @@ A lone event commits at once, a flood in large batches. Nothing is told to anybo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,15 +20,20 @@ from testorch_core.errors import (
 from testorch_core.events import RecordBatch
 from testorch_core.interfaces.storage import Commit, Cursor, EventStore, LockedLog
 from testorch_core.items import Item, StreamSubmission, grouped
+from testorch_core.lanes import Lanes
 from testorch_core.protocol import STORAGE_RETRY_MS
 from testorch_core.registry import RunRegistry
 from testorch_core.transaction import Bounds, PlainId, Transaction
 
 CATCH_UP_EVENTS = 2_000
 
+SMALL_EVENTS = 100
+SMALL_BYTES = 64 * 1024
+"""What a connection may still queue when others have filled the queue."""
+
 
 class Committer:
-    """Turns queued items into commits, one at a time, in the order of the queue.
+    """Turns queued items into commits, one at a time. What one connection sent keeps its order.
 
     `publish` is called after every commit with its batches, when the registry shows it already. `cursors` are saved
     along with each commit.
@@ -61,7 +65,8 @@ class Committer:
         self._publish = publish
         self._cursors = cursors
         self._log = log
-        self._queue: deque[Item] = deque()
+        self._queue = Lanes()
+        self._in_flight: Sequence[Item] = ()
         self._queued = 0
         self._queued_bytes = 0
         self._arrived = trio.Event()
@@ -87,14 +92,25 @@ class Committer:
     async def submit(self, item: Item) -> None:
         """Queue an item; waits while the queue is full, which is how back-pressure reaches a client.
 
-        When cancelled while waiting, the item is not queued.
+        A small item of a connection that has nothing else in the queue is let in all the same, up to twice what fills it:
+        who fills it must not make the others wait for room as well. When cancelled while waiting, the item is not queued.
         """
-        while self._queued and self._is_full(item):
+        while self._queued and self._is_full(item) and not self._may_pass(item):
             await self._space.park()
-        self._queue.append(item)
+        self._queue.put(item)
         self._queued += item.weight
         self._queued_bytes += item.size_bytes
         self._arrived.set()
+
+    async def settled(self) -> None:
+        """Wait until everything that is queued now is committed, or refused."""
+        for item in (*self._in_flight, *self._queue.last()):
+            await item.done.wait()
+
+    def _may_pass(self, item: Item) -> bool:
+        is_small = item.weight <= SMALL_EVENTS and item.size_bytes <= SMALL_BYTES
+        has_room = self._queued < 2 * self._max_queued and self._queued_bytes < 2 * self._max_queued_bytes
+        return is_small and has_room and item.lane not in self._queue
 
     def _is_full(self, item: Item) -> bool:
         too_many = self._queued + item.weight > self._max_queued
@@ -106,11 +122,12 @@ class Committer:
         task_status.started()
         while True:
             await self._arrived.wait()
-            items = self._take()
+            items = self._in_flight = self._take()
             # Shielded: what was taken is brought to its end and answered, even while the server is being cancelled;
             # bounded, because the store bounds its own waits.
             with trio.CancelScope(shield=True):
                 await self._commit(items)
+            self._in_flight = ()
             for item in items:
                 item.done.set()
             self._queued -= sum(item.weight for item in items)
@@ -120,13 +137,9 @@ class Committer:
                 self._arrived = trio.Event()
 
     def _take(self) -> list[Item]:
-        items: list[Item] = []
-        weight = 0
-        while self._queue and (not items or weight + self._queue[0].weight <= self._max_commit):
-            item = self._queue.popleft()
-            weight += item.weight
+        items = self._queue.take(self._max_commit)
+        for item in items:
             item.is_taken = True
-            items.append(item)
         return items
 
     async def _commit(self, items: Sequence[Item]) -> None:

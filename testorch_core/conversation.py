@@ -99,6 +99,10 @@ class Conversation:
         """Whether the client's credential is still good."""
         return self._access.refreshed() is not None
 
+    def weigh(self, size_bytes: int) -> None:
+        """Say how large the message is that is being done, for the policies."""
+        self._access.message_bytes = size_bytes
+
     def may_see(self, project: str) -> bool:
         """Whether the client may look into a project."""
         return self._access.may_see(project)

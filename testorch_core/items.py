@@ -20,8 +20,10 @@ Answer = TypeVar("Answer")
 class Item(ABC):
     """Something that waits for a commit. `done` is set after it, when `failure` and the rest are final."""
 
-    def __init__(self, project: str, *, weight: int = 1, size_bytes: int = 0) -> None:
+    def __init__(self, project: str, *, weight: int = 1, size_bytes: int = 0, lane: object = None) -> None:
         self.project = project
+        self.lane: object = lane if lane is not None else self
+        """Whose turn it takes in the queue: the connection's that sent it, else one of its own."""
         self.weight = max(1, weight)
         """How many events it counts for in the queue."""
         self.size_bytes = size_bytes
@@ -67,7 +69,7 @@ class Submission(Item):
         size_bytes: int = 0,
         implicit: bool = False,
     ) -> None:
-        super().__init__(project, weight=len(events), size_bytes=size_bytes)
+        super().__init__(project, weight=len(events), size_bytes=size_bytes, lane=source.connection)
         self.run_id = run_id
         self.events = events
         self.refusals: list[Refusal] = []
@@ -127,7 +129,7 @@ class StreamSubmission(Item):
         duplicates: int = 0,
         size_bytes: int = 0,
     ) -> None:
-        super().__init__(project, weight=len(entries), size_bytes=size_bytes)
+        super().__init__(project, weight=len(entries), size_bytes=size_bytes, lane=source.connection)
         self.run_id = run_id
         self.first_seq = first_seq
         self.entries = entries
@@ -215,8 +217,9 @@ class Decision(Item, Generic[Answer]):
         *,
         runs: Iterable[str] = (),
         keys: Iterable[str] = (),
+        lane: object = None,
     ) -> None:
-        super().__init__(project)
+        super().__init__(project, lane=lane)
         self._decide = decide
         self._runs = tuple(runs)
         self._keys = tuple(keys)

@@ -196,6 +196,7 @@ class Orchestrator:
                 ),
                 runs=[asked] if asked else [],
                 keys=[request["key"]] if "key" in request else [],
+                lane=source.connection,
             )
         )
         self.attendance.entered(project, run_id, participant, source.connection)
@@ -224,6 +225,7 @@ class Orchestrator:
         """A stream has come back: heal what it left open. Returns the `seq` up to which it is committed."""
         participant = source.stream or source.connection
         self.attendance.entered(project, run_id, participant, source.connection)
+        await self._committer.settled()  # what the connection before has sent may still be waiting, in its own lane
         await self.decide(lifecycle.resume_stream, project, run_id, participant=participant, source=source)
         stream = self.stream(project, run_id, participant)
         return 0 if stream is None else stream.acked_seq
@@ -287,7 +289,9 @@ class Orchestrator:
         await self._write_own(AUDIT_PROJECT, kind, facts, source=SERVER_SOURCE)
 
     async def _write_own(self, project: str, kind: str, payload: Mapping[str, Any], *, source: Source) -> None:
-        item: Item = Decision(project, lambda ledger: ledger.note_presence(project, kind, payload, source=source))
+        item: Item = Decision(
+            project, lambda ledger: ledger.note_presence(project, kind, payload, source=source), lane=source.connection
+        )
         await self._committer.submit(item)
         await item.done.wait()
         if item.failure is not None:
@@ -295,7 +299,11 @@ class Orchestrator:
 
     async def host_event(self, project: str, wire: WireEvent, *, source: Source) -> None:
         """Write a presence event that an embedding host has sent. Raises `RefusedError` (`storage_failed`)."""
-        await self._ask(Decision(project, lambda ledger: ledger.record_host_event(project, wire, source=source)))
+        await self._ask(
+            Decision(
+                project, lambda ledger: ledger.record_host_event(project, wire, source=source), lane=source.connection
+            )
+        )
 
     async def departed(self, project: str, run_id: str, *, participant: str, source: Source) -> None:
         """A participant's connection has gone without an end; see `Attendance.departed`."""
@@ -414,7 +422,7 @@ class Orchestrator:
 
     async def _settled(self) -> None:
         """Wait until everything that has been queued so far is committed."""
-        await self._ask(Decision("", lambda ledger: None))
+        await self._committer.settled()
 
     async def _ask(self, decision: Decision[Any]) -> Any:
         await self._committer.submit(decision)
@@ -425,7 +433,9 @@ class Orchestrator:
         """Have a decision of `lifecycle` about one run made and committed; returns its result."""
         await self._load(project, run_id)
         decision = functools.partial(decide, project=project, run_id=run_id, **facts)
-        return await self._ask(Decision(project, decision, runs=[run_id]))
+        source: Source | None = facts.get("source")
+        lane = source.connection if source is not None else None
+        return await self._ask(Decision(project, decision, runs=[run_id], lane=lane))
 
     def _ended(self, project: str, run_id: str, participant: str) -> None:
         self.attendance.ended(project, run_id, participant)

@@ -186,6 +186,7 @@ class Session:
             if kind in EVENT_TYPES:
                 await self._take_events(kind, payload, message, size_bytes=len(raw))
             elif kind != HEARTBEAT:
+                self._conversation.weigh(len(raw))
                 await self._answer(kind, payload, reply_to)
         except RefusedError as refused:
             await self._settle()

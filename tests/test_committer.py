@@ -251,3 +251,33 @@ async def test_a_run_that_is_committed_while_it_is_loaded_keeps_its_newest_state
         going_on.set()
     assert registry.get("default", "r") is newest
     assert await registry.ensure("default", "r") is newest
+
+
+async def test_who_fills_the_queue_delays_nobody_else_by_more_than_a_commit(autojump_clock: trio.testing.MockClock):
+    """P5: a connection with a lane of its own takes its turn in the next commit."""
+    tables = {**MEMORY, "server": {"max_queued_events": 500, "max_commit_events": 50, "max_in_flight": 100_000}}
+    async with running(tables) as server:
+        commits: list[int] = []
+        append = server.store.append
+
+        async def slowly(commit: Commit) -> None:
+            await trio.sleep(1)
+            commits.append(sum(batch.count for part in commit.slices for batch in part.batches))
+            await append(commit)
+
+        async with clients(server, 2) as (flooder, light):
+            for client, run_id in ((flooder, "flood"), (light, "light")):
+                await client.ask("startTestRun", {"runId": run_id})
+            server.store.append = slowly
+            for _ in range(900):
+                flooder.event("test/output", runId="flood", testId="t", text="x")
+            await trio.testing.wait_all_tasks_blocked()
+            commits.clear()
+            began = trio.current_time()
+            light.event("test/end", runId="light", testId="t", status="passed")
+            status = await light.ask("getRunStatus", {"runId": "light"})
+            assert status["counts"]["passed"] == 1
+            assert len(commits) <= 3
+            assert trio.current_time() - began <= 4
+            server.store.append = append
+            assert (await flooder.ask("getRunStatus", {"runId": "flood"}))["status"] == "running"

@@ -37,7 +37,8 @@ ANONYMOUS = Principal(name="anonymous")
 class AccessRequest:
     """One message that asks to be admitted: its type (`action`), what it is about, and how much it brings.
 
-    `connection` is the connection's id. `run_id` is None where the message names no run, or many.
+    `connection` is the connection's id. `run_id` is None where the message names no run, or many. With `asking` the core
+    only wants to know whether such a message would pass, of one that is about several projects: nothing is to be counted.
     """
 
     principal: Principal
@@ -48,6 +49,7 @@ class AccessRequest:
     events: int = 0
     size_bytes: int = 0
     connection: str = ""
+    asking: bool = False
 
 
 @dataclass(frozen=True, slots=True)

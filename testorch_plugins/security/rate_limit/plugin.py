@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any, ClassVar, Final
 
 from testorch_core.interfaces.plugin import PluginContext
-from testorch_core.interfaces.security import ANONYMOUS, AccessRequest, Admission, Principal, SecurityPolicy
+from testorch_core.interfaces.security import ALLOW, ANONYMOUS, AccessRequest, Admission, Principal, SecurityPolicy
 from testorch_core.options import Options
 from testorch_plugins.security.rate_limit.bucket import Limits, Rate
 from testorch_plugins.security.rate_limit.limiter import Levels, Limiter
@@ -48,6 +48,8 @@ class RateLimit(SecurityPolicy):
 
     def admit(self, request: AccessRequest) -> Admission:
         """Requests, and messages without an event that is new, count as one event."""
+        if request.asking:
+            return ALLOW
         address = network_of(request.handshake.address)
         keys = (_payer(request.principal, address), address, request.connection or None)
         return self._limiter.ask(keys, self._clock(), request.events or 1, request.size_bytes)
