@@ -52,7 +52,7 @@ def besieged(
     "name", [pytest.param(name, marks=[NEEDS_OPENSSL] if attack.tls else []) for name, attack in ATTACKS.items()]
 )
 def test_an_attack_costs_nobody_else_anything(besieged: Callable[[bool], Siege], name: str):
-    """The same process, descriptors and memory back, canary and newcomers served in time, and the documented answers."""
+    """P5, P7: the same process, descriptors and memory back, canary and newcomers served in time, and the documented answers."""
     attack = ATTACKS[name]
     violations = besieged(attack.tls).attack(attack)
     assert not violations, "\n".join(violations)
