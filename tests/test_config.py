@@ -53,7 +53,8 @@ def test_every_problem_comes_in_one_message_sorted_by_its_place():
     expected = [
         "testorch.toml: reporters.team-a: `use` must be a string",
         "testorch.toml: security.a (event_validatoin): no security plugin is named `event_validatoin`; "
-        "did you mean `event_validation`?; installed: `event_validation` (testorch 0.1.0)",
+        "did you mean `event_validation`?; installed: `acl`, `event_validation`, `oidc_auth`, `rate_limit`, `redaction`, "
+        "`token_auth` (testorch 0.1.0)",
         "testorch.toml: server: `drain_second` is not an option of the server; did you mean `drain_seconds`?",
         "testorch.toml: storage (sqlite): `paht` is not an option of this plugin; did you mean `path`?",
         "testorch.toml: stroage: `stroage` is not a table of the configuration; did you mean `[storage]`?",

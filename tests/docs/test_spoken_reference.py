@@ -9,9 +9,13 @@ import trio.testing
 from snippets import DOCS
 from support import MEMORY, Client, clients, running
 
-from testorch_core.events import PRESENCE_TYPES, RUN_DELETED, SERVER_TYPES
+from testorch_core.events import AUDIT_PROJECT, PRESENCE_TYPES, RUN_DELETED, SERVER_TYPES
+from testorch_core.interfaces.transport import Handshake
 from testorch_core.orchestrator import FEATURES
 from testorch_core.runs import ACTIVE, ENDED, GONE, LOST
+from testorch_core.testing import FakeConnection
+
+AUDIT_TYPES = {kind for kind in SERVER_TYPES if kind.startswith("system/audit/")}
 
 
 def code_in(page: str) -> set[str]:
@@ -76,9 +80,27 @@ async def test_every_field_of_an_answer_and_of_the_servers_own_events_is_in_the_
     assert {name for one in answers for name in one} - {"timestamp"} - shown == set()
     assert {ACTIVE, LOST, GONE, ENDED, *FEATURES} - shown == set()
     told = {one["type"]: one["payload"] for one in published["events"] if one["type"] in SERVER_TYPES | PRESENCE_TYPES}
-    assert (SERVER_TYPES | PRESENCE_TYPES) - told.keys() == {RUN_DELETED}, "whatever the server can write has happened"
+    expected = (SERVER_TYPES | PRESENCE_TYPES) - AUDIT_TYPES - {RUN_DELETED}
+    assert told.keys() == expected, "whatever the server can write has happened"
     documented = code_in("reference/events.md")
     assert {name for payload in told.values() for name in payload} - documented == set()
+
+
+async def test_every_field_of_the_audit_trail_is_in_the_reference():
+    tables = {**MEMORY, "security": {"tokens": {"use": "token_auth"}}}
+    async with running(tables) as server, trio.open_nursery() as nursery:
+        made = await server.administer("token create", {"name": "reader", "scopes": ["observe"]})
+        for token in (made["token"], "unknown"):
+            connection = FakeConnection(Handshake(address="192.0.2.1", transport="fake", token=token))
+            connection.feed({"type": "startTestRun", "payload": {}})
+            nursery.start_soon(server.serve_connection, connection)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await server.orchestrator.audit.flush()
+        batches = await server.store.read(AUDIT_PROJECT, after=0, limit=100)
+        told = [wire for batch in batches for wire in batch.wires()]
+        nursery.cancel_scope.cancel()
+    assert {one["type"] for one in told} == AUDIT_TYPES
+    assert {name for one in told for name in one["payload"]} - code_in("reference/events.md") == set()
 
 
 def test_only_what_stands_in_backquotes_counts():

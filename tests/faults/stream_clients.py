@@ -74,6 +74,8 @@ class RestartableServer:
         self._log = folder / "log.txt"
         self._command = [*prefix, sys.executable, "-m", "testorch_core.cli", "serve", "--db", str(self.database),
                          "--host", host, "--port", str(self.port), *arguments]  # fmt: skip
+        if host != "127.0.0.1":
+            self._command.append("--allow-anonymous")
 
     @property
     def log(self) -> str:
