@@ -88,7 +88,7 @@ class ListeningTransport(Transport):
         """Everything but listening: now streams of any kind can be served. Raises `OpeningError`."""
         self._context = context
         self._tls = await context.in_thread(partial(tls_context, self.options, context.folder))
-        self._keeper = Keeper(self.options.ping_seconds, context.spawn)
+        self._keeper = Keeper(self.options.ping_seconds, self.options.missed_pings)
         context.spawn(self._keeper.run, name="keep alive")
 
     async def start(self, context: PluginContext) -> None:
@@ -214,7 +214,6 @@ class ListeningTransport(Transport):
         try:
             await self.serve(peer)
         finally:
-            self._keeper.forget(peer)
             peer.let_go()
 
     async def _turn_away(

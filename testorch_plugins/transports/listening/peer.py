@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -56,9 +55,9 @@ class Peer(Connection):
     def admitted(self) -> None:
         self.on_admitted()
 
-    @abstractmethod
-    async def ping(self) -> None:
-        """Send a ping; returns when it is answered, or when the connection has ended."""
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         if self._is_closed:
@@ -69,15 +68,6 @@ class Peer(Connection):
             self._tasks.cancel()  # the stream is ours again
             await trio.lowlevel.checkpoint()
             await self.stream.finish(1000 if code in _WITHOUT_FRAME else code, reason)
-        await self.stream.cut()
-
-    async def prove_alive(self, heard_at: float) -> None:
-        """Ping a client of which nothing was heard since `heard_at`, and cut the connection when it doesn't answer."""
-        for _ in range(self._options.missed_pings):
-            with trio.move_on_after(self._options.ping_seconds):
-                await self.ping()
-            if self.heard_at != heard_at or self._is_closed:
-                return
         await self.stream.cut()
 
     def let_go(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -19,6 +21,12 @@ from testorch_plugins.transports.listening.options import ListeningOptions
 
 RECEIVE_BYTES: Final = 64 * 1024
 """What is read from the socket at once; a batch of a hundred events in one go, where 4 KiB would take five."""
+
+PING_FRAME: Final = b"\x89\x00"
+PING_SECONDS: Final = 0.1
+"""How long a ping may take over TLS; half of one that doesn't get through ends the connection."""
+PONG_START: Final = b"\x8a\x80"
+PONG_BYTES: Final = 6
 
 DISCARD_BYTES: Final = 64 * 1024 * 1024
 """What a connection that is being closed may still send before it is cut."""
@@ -42,7 +50,7 @@ class GuardedStream(trio.abc.HalfCloseableStream):
 
     __slots__ = (
         "_begun", "_ended", "_meter", "_opened", "_options", "_over", "_partial", "_pool", "_request", "_rest", "_since",
-        "_stream", "_torn", "close_sent", "heard_at", "violation",
+        "_stream", "_torn", "_turn", "close_sent", "heard_at", "violation",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +68,8 @@ class GuardedStream(trio.abc.HalfCloseableStream):
         self._partial = 0
         self._since = 0.0
         self._begun = 0
+        # Over TLS a ping of the keeper's and a message of the library's could meet.
+        self._turn = None if isinstance(stream, trio.SocketStream) else trio.Lock()
         self.heard_at = trio.current_time()
         """When anything last came from the client, on trio's clock: a part of a message or a pong will do."""
         self.close_sent = False
@@ -101,6 +111,9 @@ class GuardedStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
         else:
             data = await self._receive_in_time()
+            while self._is_pong(data):
+                self.heard_at = trio.current_time()
+                data = await self._receive_in_time()
         return self._watched(data) if data else data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -143,6 +156,22 @@ class GuardedStream(trio.abc.HalfCloseableStream):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client has gone
 
+    async def ping(self) -> None:
+        """Send an empty ping, between the library's frames. None is sent where something else is on its way still."""
+        if self._torn or self.close_sent or self._over:
+            return
+        if not isinstance(self._stream, trio.SocketStream):
+            with trio.move_on_after(PING_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._send(PING_FRAME)
+            return
+        # Past trio, in one step: no task has begun a frame, and none can before this is over.
+        try:
+            written = os.write(self._stream.socket.fileno(), PING_FRAME)
+        except OSError:  # there is no room, or the client has gone: its silence will tell
+            return
+        if written < len(PING_FRAME):
+            await self.cut()
+
     async def cut(self) -> None:
         """Close by force, and give back what an unfinished message weighs. Works twice, and while being cancelled."""
         self._pool.used -= self._partial
@@ -159,6 +188,10 @@ class GuardedStream(trio.abc.HalfCloseableStream):
             return await self._stream.receive_some(RECEIVE_BYTES)
         self.fail(TOO_SLOW, f"a message must be sent within {self._options.message_seconds:g} s")
         return b""
+
+    def _is_pong(self, data: bytes | bytearray) -> bool:
+        """Whether this answers a ping and is nothing else, as from an idle client. The library needn't see it."""
+        return len(data) == PONG_BYTES and data[:2] == PONG_START and not self._partial
 
     def _watched(self, data: bytes | bytearray) -> bytes | bytearray:
         """What may be passed on of the received bytes."""
@@ -178,6 +211,13 @@ class GuardedStream(trio.abc.HalfCloseableStream):
         return data
 
     async def _send(self, data: bytes | bytearray | memoryview) -> None:
+        if self._turn is None:
+            await self._send_now(data)
+            return
+        async with self._turn:
+            await self._send_now(data)
+
+    async def _send_now(self, data: bytes | bytearray | memoryview) -> None:
         self._torn = True
         with trio.move_on_after(self._options.send_seconds):
             await self._stream.send_all(data)

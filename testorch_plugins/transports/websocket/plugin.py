@@ -56,12 +56,6 @@ class TrioWebSocketPeer(Peer):
         except ConnectionClosed as closed:
             raise self._ended(closed) from None
 
-    async def ping(self) -> None:
-        try:
-            await self._socket.ping()
-        except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
-            await trio.lowlevel.checkpoint()
-
     def _ended(self, closed: ConnectionClosed) -> ConnectionClosedError:
         reason = closed.reason
         return self.ended(None) if reason is None else self.ended(reason.code, reason.reason or "")

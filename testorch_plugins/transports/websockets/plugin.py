@@ -73,13 +73,6 @@ class WebSocketsPeer(Peer):
         except ConnectionClosed as closed:
             raise self._ended(closed) from None
 
-    async def ping(self) -> None:
-        try:
-            answered = await self._socket.ping()
-        except ConnectionClosed:
-            return
-        await answered.wait()
-
     def _ended(self, closed: ConnectionClosed) -> ConnectionClosedError:
         if closed.rcvd is not None:
             return self.ended(closed.rcvd.code, closed.rcvd.reason)
