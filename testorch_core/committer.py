@@ -5,6 +5,7 @@ A lone event commits at once, a flood in large batches. Nothing is told to anybo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -66,7 +67,10 @@ class Committer:
         self._cursors = cursors
         self._log = log
         self._queue = Lanes()
-        self._in_flight: Sequence[Item] = ()
+        self._arrivals = 0
+        self._outstanding: dict[Item, int] = {}
+        """What is not done, in the order of arrival, each with its number. It is done in another order: see `Lanes`."""
+        self._awaited: deque[tuple[int, trio.Event]] = deque()
         self._queued = 0
         self._queued_bytes = 0
         self._arrived = trio.Event()
@@ -97,6 +101,8 @@ class Committer:
         """
         while self._queued and self._is_full(item) and not self._may_pass(item):
             await self._space.park()
+        self._arrivals += 1
+        self._outstanding[item] = self._arrivals
         self._queue.put(item)
         self._queued += item.weight
         self._queued_bytes += item.size_bytes
@@ -104,8 +110,12 @@ class Committer:
 
     async def settled(self) -> None:
         """Wait until everything that is queued now is committed, or refused."""
-        for item in (*self._in_flight, *self._queue.last()):
-            await item.done.wait()
+        if not self._outstanding:
+            await trio.lowlevel.checkpoint()
+            return
+        reached = trio.Event()
+        self._awaited.append((self._arrivals, reached))
+        await reached.wait()
 
     def _may_pass(self, item: Item) -> bool:
         is_small = item.weight <= SMALL_EVENTS and item.size_bytes <= SMALL_BYTES
@@ -122,19 +132,25 @@ class Committer:
         task_status.started()
         while True:
             await self._arrived.wait()
-            items = self._in_flight = self._take()
+            items = self._take()
             # Shielded: what was taken is brought to its end and answered, even while the server is being cancelled;
             # bounded, because the store bounds its own waits.
             with trio.CancelScope(shield=True):
                 await self._commit(items)
-            self._in_flight = ()
-            for item in items:
-                item.done.set()
+            self._done(items)
             self._queued -= sum(item.weight for item in items)
             self._queued_bytes -= sum(item.size_bytes for item in items)
             self._space.unpark_all()
             if not self._queue:
                 self._arrived = trio.Event()
+
+    def _done(self, items: Sequence[Item]) -> None:
+        for item in items:
+            item.done.set()
+            del self._outstanding[item]
+        oldest = next(iter(self._outstanding.values()), self._arrivals + 1)
+        while self._awaited and self._awaited[0][0] < oldest:
+            self._awaited.popleft()[1].set()
 
     def _take(self) -> list[Item]:
         items = self._queue.take(self._max_commit)

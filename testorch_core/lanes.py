@@ -6,7 +6,6 @@ So who sends much delays nobody else by more than a commit.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 
 from testorch_core.items import Item
 
@@ -42,7 +41,3 @@ class Lanes:
             weight += item.weight
             items.append(item)
         return items
-
-    def last(self) -> Iterator[Item]:
-        """The last item of each lane: when these are done, all are."""
-        return (waiting[-1] for waiting in self._lanes.values())

@@ -16,6 +16,7 @@ from testorch_core.events import Source
 from testorch_core.gate import Gate
 from testorch_core.hosting import HostedPlugin
 from testorch_core.interfaces.storage import Commit, EventStore, RunFilter
+from testorch_core.items import Decision
 from testorch_core.logs import library_log
 from testorch_core.orchestrator import Orchestrator
 from testorch_core.registry import RunRegistry
@@ -281,3 +282,39 @@ async def test_who_fills_the_queue_delays_nobody_else_by_more_than_a_commit(auto
             assert trio.current_time() - began <= 4
             server.store.append = append
             assert (await flooder.ask("getRunStatus", {"runId": "flood"}))["status"] == "running"
+
+
+async def test_waiting_for_what_is_queued_waits_for_that_and_not_for_what_comes_later(
+    autojump_clock: trio.testing.MockClock,
+):
+    """Thousands may wait so at once, after a reconnect storm: each is told once, whatever the lanes' turns."""
+    tables = {**MEMORY, "server": {"max_commit_events": 2}}
+    async with running(tables) as server:
+        append = server.store.append
+
+        async def slowly(commit: Commit) -> None:
+            await trio.sleep(1)
+            await append(commit)
+
+        committer = server.orchestrator._committer
+        await committer.settled()
+        server.store.append = slowly
+        items: list[Decision[None]] = []
+
+        async def note(lane: object) -> None:
+            items.append(Decision("p", lambda ledger: ledger.note_presence("p", "x", {}, source=NODE), lane=lane))
+            await committer.submit(items[-1])
+
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(note, number % 3)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(committer.settled)
+            for number in range(4):
+                nursery.start_soon(note, f"late {number}")
+            await committer.settled()
+            assert all(item.done.is_set() for item in items[:6])
+        await committer.settled()
+        assert all(item.done.is_set() for item in items)
+        assert not committer._outstanding
+        assert not committer._awaited
