@@ -291,9 +291,7 @@ class Conversation:
         self._bind(intake)
         try:
             entries = await self._vet_stream(intake, found, suspicious=suspicious)
-        except (
-            Exception
-        ):  # a defect of ours: nothing of the message is taken, and the stream must not be left with a hole
+        except Exception:  # a defect of ours: nothing is taken, and the stream must not be left with a hole
             intake.expected = found.first_seq
             raise
         submission = StreamSubmission(

@@ -64,6 +64,7 @@ class Session:
         self._unanswered: deque[Queued] | None = None
         """What waits for its commit; none, and no task that waits with it, before the first event: observers send none."""
         self._greeting: bytes | str | None = None
+        self._listening = trio.CancelScope()
         self._queued = trio.Event()
         self._answered = trio.Event()
         self._conversation.on_displaced = self._displaced
@@ -106,6 +107,7 @@ class Session:
     def drain(self) -> None:
         """Take what has arrived, answer it, and then close with 1012."""
         self._draining = True
+        self._listening.cancel()  # nothing has arrived from who has not yet said who it is
         if self._nursery is not None:
             self._nursery.start_soon(self._wait_for_quiet)
 
@@ -117,7 +119,10 @@ class Session:
         latest = trio.current_time() + self._orchestrator.options.authentication_seconds
         with trio.move_on_at(min(latest, self._connection.handshake.deadline)) as bound:
             if not await self._conversation.open():
-                self._greeting = await self._connection.receive()
+                with self._listening:
+                    self._greeting = await self._connection.receive()
+                if self._greeting is None:
+                    raise CloseConversation(CLOSE_RESTARTING, "the server is stopping")
                 await self._conversation.identify(_token_in(self._greeting))
         if bound.cancelled_caught:
             raise CloseConversation(CLOSE_TOO_SLOW, "it took too long to learn who this is")

@@ -326,6 +326,18 @@ async def test_who_shows_nothing_for_too_long_is_let_go(autojump_clock: trio.tes
         assert client.closed_with == (4408, "it took too long to learn who this is")
 
 
+async def test_who_shows_nothing_does_not_hold_up_a_server_that_stops(autojump_clock: trio.testing.MockClock):
+    async with house() as one:
+        client = one.client()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        began = trio.current_time()
+        one.server.stop()
+        with pytest.raises(ConnectionClosedError):
+            await client.answer()
+        assert client.closed_with == (1012, "the server is stopping")
+        assert trio.current_time() - began < 1
+
+
 async def test_a_ticket_lets_in_once_and_only_for_a_while(autojump_clock: trio.testing.MockClock):
     async with house() as one:
         reader = one.client(await one.token("reader", "observe"))
